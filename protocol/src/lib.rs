@@ -1,0 +1,23 @@
+//! What Mayfly's processes, a guest and a launcher must agree on.
+//!
+//! Two conversations meet here. A guest's driver talks to `blk-helper` through virtqueues in the words of the virtio
+//! block device ([`blk`], [`config_space`]), counted in the [`units`] of a disk. A launcher starts `blk-helper` and
+//! reads from its exit code how it ended ([`launch`]).
+//!
+//! Not here: the vhost-user messages themselves (the `vhost` crate has them) and any I/O.
+#![forbid(unsafe_code)]
+#![warn(clippy::missing_docs_in_private_items)]
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        reason = "a test that panics has failed, which is what it is for"
+    )
+)]
+
+pub mod blk;
+pub mod config_space;
+pub mod launch;
+pub mod units;
