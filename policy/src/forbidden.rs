@@ -1,0 +1,212 @@
+//! Acts that a confined process must not be able to perform, for a program that checks its own confinement.
+//!
+//! A filter kills whoever asks the wrong question, so fill in [`Targets`] before the process is sealed (`getppid` is not allowed
+//! after), and attempt [`CONTROL`] once: it must be possible, or the check proves nothing.
+//!
+//! Each is performed in a process of its own that went through the same steps as a real one and is thrown away: an act changes
+//! that process, and the filter kills it. Every act does no harm where it is possible: it asks with arguments that change
+//! nothing, or that the kernel refuses only *after* having asked whether the caller may.
+//!
+//! What the process that performs an act must tell its parent, in an exit code of its choice: that the act was refused.
+//! **Exit code 0 must mean that it was possible**, because an execve that succeeds never comes back to say so. A death by SIGSYS
+//! is the filter's refusal.
+
+mod disk;
+mod files;
+mod kernel;
+mod memory;
+mod network;
+mod privileges;
+mod processes;
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use std::os::fd::RawFd;
+use std::sync::LazyLock;
+
+use crate::sys::{Argument, attempt};
+
+/// What the acts are aimed at.
+#[derive(Clone, Copy, Debug)]
+pub struct Targets {
+    /// A file that the process may only read.
+    pub base: RawFd,
+    /// A nameless file that it may read and write; none for a read-only disk.
+    pub overlay: Option<RawFd>,
+    /// The process that started this one, asked for before the filter.
+    pub parent: Pid,
+}
+
+/// What came of an act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was done.
+    Possible,
+    /// The kernel looked at the arguments, and only they were in the way: the call itself is open to this process.
+    Reached(Errno),
+    /// It was refused: EACCES, EPERM, or ENOSYS where the kernel does not have it.
+    Refused(Errno),
+    /// The process has nothing to aim this act at.
+    NoTarget,
+}
+
+impl Outcome {
+    /// Whether the process was kept from doing it.
+    #[must_use]
+    pub const fn is_refused(self) -> bool {
+        match self {
+            Self::Refused(_) | Self::NoTarget => true,
+            Self::Possible | Self::Reached(_) => false,
+        }
+    }
+}
+
+/// One forbidden act.
+#[derive(Clone, Copy, Debug)]
+pub struct Act {
+    /// A word for command lines and reports.
+    pub name: &'static str,
+    /// What it would be, for an operator.
+    pub what: &'static str,
+    /// Performs it.
+    run: fn(&Targets) -> Result<(), Errno>,
+    /// Whether it needs an overlay.
+    needs_overlay: bool,
+}
+
+impl Act {
+    /// An act that any process can try.
+    const fn new(name: &'static str, what: &'static str, run: fn(&Targets) -> Result<(), Errno>) -> Self {
+        Self {
+            name,
+            what,
+            run,
+            needs_overlay: false,
+        }
+    }
+
+    /// An act on the overlay.
+    const fn on_overlay(name: &'static str, what: &'static str, run: fn(&Targets) -> Result<(), Errno>) -> Self {
+        Self {
+            name,
+            what,
+            run,
+            needs_overlay: true,
+        }
+    }
+
+    /// Performs the act. Only in a process that is thrown away afterwards.
+    #[must_use]
+    pub fn attempt(&self, targets: &Targets) -> Outcome {
+        if self.needs_overlay && targets.overlay.is_none() {
+            return Outcome::NoTarget;
+        }
+        match (self.run)(targets) {
+            Ok(()) => Outcome::Possible,
+            Err(errno @ (Errno::EACCES | Errno::EPERM | Errno::ENOSYS)) => Outcome::Refused(errno),
+            Err(errno) => Outcome::Reached(errno),
+        }
+    }
+}
+
+/// What a confined process must be able to do: read the base. A check that attempts this first, and finds it possible, knows that
+/// its processes get as far as the acts and do not die of something else.
+pub const CONTROL: Act = Act::new("control", "read the base (must be possible)", |targets| {
+    call(
+        libc::SYS_pread64,
+        [number(targets.base), Argument::Buffer(&mut [0]), number(1), NULL],
+    )
+});
+
+/// Every act.
+#[must_use]
+pub fn all() -> &'static [Act] {
+    static ALL: LazyLock<Vec<Act>> = LazyLock::new(|| {
+        [
+            files::ACTS,
+            disk::ACTS,
+            network::ACTS,
+            processes::ACTS,
+            memory::ACTS,
+            privileges::ACTS,
+            kernel::ACTS,
+        ]
+        .concat()
+    });
+    &ALL
+}
+
+/// An argument that is nothing.
+const NULL: Argument<'static> = Argument::Number(0);
+
+/// A number as an argument.
+fn number(number: impl Into<i64>) -> Argument<'static> {
+    Argument::Number(number.into())
+}
+
+/// A string as an argument.
+const fn text(text: &std::ffi::CStr) -> Argument<'_> {
+    Argument::Bytes(text.to_bytes_with_nul())
+}
+
+/// A call whose result does not matter.
+fn call<const N: usize>(number: libc::c_long, arguments: [Argument<'_>; N]) -> Result<(), Errno> {
+    attempt(number, arguments).map(drop)
+}
+
+/// The overlay, for acts that are only run when there is one.
+fn overlay(targets: &Targets) -> Argument<'static> {
+    number(targets.overlay.unwrap_or(-1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn names_are_unique() {
+        let names: BTreeSet<&str> = all().iter().map(|act| act.name).collect();
+
+        assert_eq!(names.len(), all().len());
+    }
+
+    /// A check that cannot fail is worth nothing: here nothing is confined. Only acts that leave this process as it was; the
+    /// whole-process tests attempt the others.
+    #[test]
+    fn acts_are_possible_for_an_unconfined_process() {
+        let file = std::fs::File::open("/etc/passwd").unwrap();
+        let targets = Targets {
+            base: file.as_raw_fd(),
+            overlay: None,
+            parent: nix::unistd::getppid(),
+        };
+        for name in [
+            "open",
+            "stat",
+            "memfd",
+            "socket-unix",
+            "socketpair",
+            "map-code",
+            "thread",
+        ] {
+            let act = all().iter().find(|act| act.name == name).unwrap();
+
+            assert_eq!(act.attempt(&targets), Outcome::Possible, "{name}");
+        }
+        assert_eq!(CONTROL.attempt(&targets), Outcome::Possible);
+    }
+
+    #[test]
+    fn without_an_overlay_there_is_nothing_to_do_to_it() {
+        let act = all().iter().find(|act| act.name == "dup-overlay").unwrap();
+        let targets = Targets {
+            base: 0,
+            overlay: None,
+            parent: nix::unistd::getppid(),
+        };
+
+        assert_eq!(act.attempt(&targets), Outcome::NoTarget);
+    }
+}

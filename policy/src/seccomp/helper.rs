@@ -1,0 +1,183 @@
+//! What `blk-helper` may call while it serves: one call a line, with its condition and its reason.
+//!
+//! The conditions keep the roles of descriptors apart: the base is only read, the overlay is only read, written and punched, and
+//! neither number can be closed and come back as something else. No clone, no execve, no open, no socket; the disk
+//! is never duplicated or mapped, and no memory becomes code. Signal handlers only `_exit`, so there is no `rt_sigreturn`.
+
+use std::os::fd::RawFd;
+
+use super::{Argument, Condition, Filter, Row, Value, named, table};
+
+/// The descriptors whose numbers the conditions name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HelperDescriptors {
+    /// The base, opened read-only.
+    pub base: RawFd,
+    /// The overlay; a read-only disk has none, and its filter then has no line that writes to a file.
+    pub overlay: Option<RawFd>,
+    /// The socket on which further frontends arrive; none with `--fd`.
+    pub listener: Option<RawFd>,
+}
+
+/// `fd`, the first argument of most calls.
+const FD: Argument = Argument::int(0, "fd");
+
+impl HelperDescriptors {
+    /// The base and, where there is one, the overlay.
+    fn disk(&self) -> Vec<Value> {
+        let base = Value::descriptor(self.base, "base");
+        let overlay = self.overlay.map(|number| Value::descriptor(number, "overlay"));
+        [base].into_iter().chain(overlay).collect()
+    }
+}
+
+/// The filter that `blk-helper` serves under.
+#[must_use]
+pub fn helper_filter(descriptors: &HelperDescriptors) -> Filter {
+    let rows = [
+        disk_rows(descriptors),
+        descriptors.overlay.map(overlay_rows).unwrap_or_default(),
+        ring_rows(descriptors),
+        descriptors.listener.map(listener_rows).unwrap_or_default(),
+        connection_rows(descriptors),
+        memory_rows(descriptors),
+        runtime_rows(),
+        soft_denied_rows(),
+    ];
+    Filter::new(rows.concat())
+}
+
+/// Reading the disk's two files.
+fn disk_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
+    let disk = || FD.is_one_of(descriptors.disk());
+    table! {
+        allow: SYS_pread64 [disk()] "guest reads, and the rest of a cluster that is overwritten in part";
+        allow: SYS_preadv [disk()] "the same, straight into several pieces of guest memory";
+    }
+}
+
+/// Writing the overlay.
+fn overlay_rows(overlay: RawFd) -> Vec<Row> {
+    let overlay = || FD.is(Value::descriptor(overlay, "overlay"));
+    let mode = Argument::int(1, "mode");
+    table! {
+        allow: SYS_pwrite64 [overlay()] "guest writes; the overlay is the only file that is ever written";
+        allow: SYS_pwritev [overlay()] "the same, straight from several pieces of guest memory";
+        allow: SYS_fallocate [overlay(), mode.is(named!(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))]
+            "discard gives space back; allocating modes would defeat the quota";
+    }
+}
+
+/// Waiting for rings and answering them.
+fn ring_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
+    table! {
+        allow: SYS_epoll_wait [] "waits for kicks and messages; kicks are edge-triggered and never read";
+        allow: SYS_epoll_ctl [] "a connection's descriptors come and go";
+        allow: SYS_poll [] "asks whether a call eventfd or standard error takes a write without blocking";
+        allow: SYS_write [FD.is_none_of(descriptors.disk())]
+            "call eventfds, wake-ups between threads, standard error, the notify socket";
+    }
+}
+
+/// Taking the next frontend.
+fn listener_rows(listener: RawFd) -> Vec<Row> {
+    table! {
+        allow: SYS_accept4 [FD.is(Value::descriptor(listener, "listener"))] "the next frontend";
+    }
+}
+
+/// Talking to frontends.
+fn connection_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
+    let level = || Argument::int(1, "level").is(named!(SOL_SOCKET));
+    let option = Argument::int(2, "optname");
+    let peer = option.is(named!(SO_PEERCRED));
+    let cmd = Argument::int(1, "cmd");
+    let seals = cmd.is(named!(F_GET_SEALS));
+    let peek = Argument::int(3, "flags").is(named!(MSG_PEEK | MSG_DONTWAIT));
+    let by_descriptor = Argument::int(3, "flags").is(named!(AT_EMPTY_PATH));
+    table! {
+        allow: SYS_recvmsg [] "vhost-user messages and the descriptors that come with them";
+        allow: SYS_recvfrom [peek] "looks whether a whole message, or the end of the connection, is there";
+        allow: SYS_sendmsg [] "replies to vhost-user messages";
+        allow: SYS_close [FD.is_none_of(descriptors.disk())]
+            "a connection's descriptors; the disk's numbers never change their meaning";
+        allow: SYS_getsockopt [level(), peer] "who the peer is";
+        allow: SYS_ioctl [cmd.is(named!(FIONREAD))] "how much of a message has arrived";
+        allow: SYS_fcntl [seals] "whether guest memory is sealed";
+        allow: SYS_fcntl [cmd.is(named!(F_GETFD))] "debug builds of Rust make sure that what they close is open";
+        allow: SYS_fcntl [cmd.is(named!(F_DUPFD_CLOEXEC)), FD.is_none_of(descriptors.disk())]
+            "a second handle of a connection: one to look at it, one for the message handling";
+        allow: SYS_newfstatat [by_descriptor] "size and type of received memory, of the base and of the overlay";
+        allow: SYS_fstat [] "the same, as other C libraries spell it";
+        allow: SYS_fstatfs [] "guest memory lies on tmpfs or hugetlbfs, nowhere else";
+    }
+}
+
+/// Guest memory and the allocator.
+fn memory_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
+    let data = || Argument::long(2, "prot").has_only(named!(PROT_READ | PROT_WRITE));
+    let flags = Argument::long(3, "flags");
+    let shared = flags.is(named!(MAP_SHARED | MAP_NORESERVE));
+    let private = flags.is_with_optional(named!(MAP_PRIVATE | MAP_ANONYMOUS), named!(MAP_NORESERVE | MAP_STACK));
+    let no_disk: Condition = Argument::int(4, "fd").is_none_of(descriptors.disk());
+    let advice = Argument::int(2, "advice");
+    table! {
+        allow: SYS_mmap [data(), shared, no_disk] "guest memory; never the disk, never code";
+        allow: SYS_mmap [data(), private] "the allocator; never at a fixed address, never code";
+        allow: SYS_mprotect [data()] "the allocator grows a thread's heap; never code";
+        allow: SYS_munmap [] "guest memory of a connection that ended; the allocator";
+        allow: SYS_mremap [flags.is(named!(MREMAP_MAYMOVE))] "the allocator grows a large block";
+        allow: SYS_madvise [advice.is(named!(MADV_DONTNEED))] "the allocator gives memory back";
+        allow: SYS_brk [] "the allocator";
+    }
+}
+
+/// What any program of several threads needs.
+fn runtime_rows() -> Vec<Row> {
+    let op = Argument::int(1, "op").is_one_of(vec![
+        named!(FUTEX_WAIT | FUTEX_PRIVATE_FLAG),
+        named!(FUTEX_WAKE | FUTEX_PRIVATE_FLAG),
+        named!(FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG),
+        named!(FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME),
+    ]);
+    let option = Argument::int(0, "option");
+    table! {
+        allow: SYS_futex [op] "locks between our own threads";
+        allow: SYS_clock_gettime [] "deadlines, where the clock cannot be read without a system call";
+        allow: SYS_clock_nanosleep [] "a pause before trying again";
+        allow: SYS_restart_syscall [] "the kernel resumes a timed wait after the process was stopped and continued";
+        allow: SYS_prctl [option.is(named!(PR_GET_SECCOMP))] "each thread reads back that it has this filter";
+        allow: SYS_exit_group [] "the burn";
+    }
+}
+
+/// What libraries try and do without.
+fn soft_denied_rows() -> Vec<Row> {
+    let flags = Argument::int(2, "flags");
+    let reads = flags.has_none_of(named!(O_WRONLY | O_RDWR | O_CREAT | O_TRUNC));
+    table! {
+        deny EACCES: SYS_openat [reads] "glibc's malloc asks how memory is overcommitted when a thread's heap shrinks";
+        deny EPERM: SYS_sched_getaffinity [] "glibc's malloc counts the processors when a thread first needs memory";
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_shows_this_filter() {
+        let documentation = include_str!("../../../docs/sandbox.md");
+        let (_, rest) = documentation.split_once("<!-- filter: begin -->\n").unwrap();
+        let (shown, _) = rest.split_once("<!-- filter: end -->").unwrap();
+
+        let table = helper_filter(&HelperDescriptors {
+            base: 3,
+            overlay: Some(4),
+            listener: Some(5),
+        })
+        .to_markdown();
+
+        assert!(shown.trim() == table.trim(), "put this into docs/sandbox.md:\n{table}");
+    }
+}
