@@ -1,0 +1,137 @@
+//! What wakes a worker: the kicks of its rings, and a bell of its own.
+//!
+//! All edge-triggered and never read: each write to an eventfd wakes once more. A kick descriptor belongs to the peer as
+//! much as to us, so reading it could block, whatever flags it had when it came.
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+/// Most events taken at a time; more wait for the next round.
+const EVENTS: usize = 64;
+
+/// The event that is the bell itself: no ring has this number.
+const BELL: u64 = u64::MAX;
+
+/// A worker's alarm.
+#[derive(Debug)]
+pub(crate) struct Bell {
+    epoll: Epoll,
+    own: EventFd,
+}
+
+impl Bell {
+    /// A bell that nothing rings yet.
+    ///
+    /// # Errors
+    /// When the kernel has no more descriptors.
+    pub(crate) fn new() -> nix::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let own = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        epoll.add(&own, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, BELL))?;
+        Ok(Self { epoll, own })
+    }
+
+    /// Its descriptors' numbers.
+    pub(crate) fn numbers(&self) -> [RawFd; 2] {
+        [self.epoll.0.as_raw_fd(), self.own.as_fd().as_raw_fd()]
+    }
+
+    /// Wakes the worker.
+    pub(crate) fn ring(&self) {
+        // Full only after 2^64 - 2 rings; a full eventfd has woken the worker already.
+        let _ = self.own.write(1);
+    }
+
+    /// Wakes the worker whenever `kick` is written, for the ring `index`.
+    ///
+    /// # Errors
+    /// When the kernel cannot wait for such a descriptor.
+    pub(crate) fn listen(&self, kick: &impl AsFd, index: usize) -> nix::Result<()> {
+        let event = EpollEvent::new(
+            EpollFlags::EPOLLIN | EpollFlags::EPOLLET,
+            u64::try_from(index).unwrap_or(BELL),
+        );
+        self.epoll.add(kick, event)
+    }
+
+    /// Undoes [`Bell::listen`].
+    pub(crate) fn ignore(&self, kick: &impl AsFd) {
+        // It was added, and this is the only place that removes it.
+        let _ = self.epoll.delete(kick);
+    }
+
+    /// Waits for the next kicks, or only looks whether there are any, and tells `kicked` the ring of each.
+    ///
+    /// # Errors
+    /// When waiting fails, which it cannot while the descriptors are ours.
+    pub(crate) fn wait(&self, block: bool, mut kicked: impl FnMut(usize)) -> nix::Result<()> {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        let timeout = if block { EpollTimeout::NONE } else { EpollTimeout::ZERO };
+        let count = match self.epoll.wait(&mut events, timeout) {
+            Err(nix::Error::EINTR) => 0,
+            other => other?,
+        };
+        for event in events.iter().take(count) {
+            if let Ok(index) = usize::try_from(event.data())
+                && event.data() != BELL
+            {
+                kicked(index);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kicked(bell: &Bell) -> Vec<usize> {
+        let mut rings = Vec::new();
+        bell.wait(false, |ring| rings.push(ring)).unwrap();
+        rings
+    }
+
+    #[test]
+    fn every_write_wakes_although_nothing_is_read() {
+        let bell = Bell::new().unwrap();
+        let kick = EventFd::new().unwrap();
+        bell.listen(&kick, 3).unwrap();
+
+        for _ in 0..3 {
+            kick.write(1).unwrap();
+            assert_eq!(kicked(&bell), [3]);
+            assert!(kicked(&bell).is_empty());
+        }
+    }
+
+    #[test]
+    fn an_eventfd_that_was_written_before_wakes_once() {
+        let bell = Bell::new().unwrap();
+        let kick = EventFd::from_value(1).unwrap();
+        bell.listen(&kick, 0).unwrap();
+        assert_eq!(kicked(&bell), [0]);
+        assert!(kicked(&bell).is_empty());
+    }
+
+    #[test]
+    fn an_ignored_kick_stays_silent_while_its_peer_keeps_it_open() {
+        let bell = Bell::new().unwrap();
+        let kick = EventFd::new().unwrap();
+        let ours = kick.as_fd().try_clone_to_owned().unwrap();
+        bell.listen(&ours, 0).unwrap();
+
+        bell.ignore(&ours);
+        drop(ours);
+        kick.write(1).unwrap();
+
+        assert!(kicked(&bell).is_empty());
+    }
+
+    #[test]
+    fn a_regular_file_cannot_be_a_kick() {
+        let bell = Bell::new().unwrap();
+        bell.listen(&tempfile::tempfile().unwrap(), 0).unwrap_err();
+    }
+}

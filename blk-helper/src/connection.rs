@@ -1,0 +1,110 @@
+//! One frontend's connection: messages are handled as they are complete, and a peer that dawdles is dropped.
+
+use crate::backend::Backend;
+use crate::gate::{self, GateError, Look};
+use log::debug;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use thiserror::Error;
+use vhost::vhost_user::BackendReqHandler;
+
+/// How long a new frontend may say nothing. A real one speaks at once; ten seconds are for machines under load, a guess.
+const FIRST_WORD: Duration = Duration::from_secs(10);
+
+/// How long a message, once begun, may take to arrive, or its answer to be read. Also a guess.
+const WHOLE_MESSAGE: Duration = Duration::from_secs(5);
+
+/// How often to look whether a message that was not whole is whole now.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Messages handled before others get a turn.
+const MESSAGES_A_TURN: usize = 64;
+
+/// A frontend.
+pub(crate) struct Connection {
+    stream: UnixStream,
+    handler: BackendReqHandler<Mutex<Backend>>,
+    /// When it must have gone on, if it owes us something.
+    deadline: Option<Instant>,
+}
+
+/// Why a connection ended.
+#[derive(Debug, Error)]
+pub(crate) enum Ended {
+    #[error(transparent)]
+    Gate(#[from] GateError),
+    #[error("message {name} failed: {error}")]
+    Message {
+        name: &'static str,
+        error: vhost::vhost_user::Error,
+    },
+    #[error("the frontend said nothing")]
+    Silent,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Wait for the frontend, however long.
+    Wait,
+    /// Come back after this time, or when the frontend goes on.
+    Within(Duration),
+}
+
+impl Connection {
+    /// A connection on `stream`, for the device `backend`; with `others` waiting, it must speak soon.
+    ///
+    /// # Errors
+    /// When the descriptor cannot be duplicated.
+    pub(crate) fn new(stream: UnixStream, backend: Arc<Mutex<Backend>>, others: bool) -> io::Result<Self> {
+        // The crate keeps its stream to itself, so the gate looks at the socket through a second descriptor.
+        let second = stream.try_clone()?;
+        Ok(Self {
+            stream,
+            handler: BackendReqHandler::from_stream(second, backend),
+            deadline: others.then(|| Instant::now() + FIRST_WORD),
+        })
+    }
+
+    /// The socket.
+    pub(crate) fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
+    /// Handles what has arrived.
+    ///
+    /// # Errors
+    /// [`Ended`]; the connection is to be dropped.
+    pub(crate) fn advance(&mut self) -> Result<Next, Ended> {
+        for _ in 0..MESSAGES_A_TURN {
+            match gate::look(&self.stream)? {
+                Look::Whole(name) => {
+                    debug!("{name}");
+                    self.deadline = None;
+                    self.handler
+                        .handle_request()
+                        .map_err(|error| Ended::Message { name, error })?;
+                }
+                Look::Empty => return self.wait(),
+                Look::Waiting => {
+                    let now = Instant::now();
+                    self.deadline.get_or_insert(now + WHOLE_MESSAGE);
+                    return self.wait().map(|_| Next::Within(LOOK_AGAIN));
+                }
+            }
+        }
+        Ok(Next::Within(Duration::ZERO))
+    }
+
+    fn wait(&self) -> Result<Next, Ended> {
+        match self.deadline {
+            None => Ok(Next::Wait),
+            Some(deadline) => match deadline.checked_duration_since(Instant::now()) {
+                None | Some(Duration::ZERO) => Err(Ended::Silent),
+                Some(left) => Ok(Next::Within(left)),
+            },
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! The disk as a guest sees it: one exhaustive match from request to operation, and from error to status.
+//!
+//! No other place decides a status, and nothing below this file knows virtio.
+
+use crate::base::Base;
+use crate::logging::chain;
+use crate::overlay::{Overlay, OverlayError, SLICE_BYTES, Work};
+use crate::request::{MAX_ZERO_SEGMENTS, Request, ZeroSegments};
+use crate::transfer::Buffers;
+use log::{Level, debug, log};
+use protocol::blk::{ID_BYTES, OfferedFeatures, RequestType, Status};
+use protocol::config_space::ZeroLimits;
+use protocol::units::{ByteRange, Capacity, Sector, SectorCount};
+use std::sync::atomic::{AtomicBool, Ordering};
+use thiserror::Error;
+
+/// Limits of discard and write-zeroes. 256 MiB a segment keeps one request to some 65,536 map entries and punches, a
+/// fraction of a second at the worst; drivers split what is larger.
+pub(crate) const ZERO_LIMITS: ZeroLimits = ZeroLimits {
+    max_sectors: 1 << 19,
+    max_segments: MAX_ZERO_SEGMENTS,
+};
+
+/// What the sectors are stored on.
+#[derive(Debug)]
+pub(crate) enum Medium {
+    /// The base, as it is: no overlay exists.
+    ReadOnly(Base),
+    /// The base, and an overlay for what changes.
+    Burning(Overlay),
+}
+
+impl Medium {
+    /// The image below.
+    pub(crate) fn base(&self) -> &Base {
+        match self {
+            Self::ReadOnly(base) => base,
+            Self::Burning(overlay) => overlay.base(),
+        }
+    }
+}
+
+/// A disk.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    medium: Medium,
+    serial: [u8; ID_BYTES],
+    /// What an operator was told already. Once each: a guest can provoke them as often as it likes.
+    told_of_limit: AtomicBool,
+    told_of_failure: AtomicBool,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Done {
+    /// The status byte.
+    pub(crate) status: Status,
+    /// Bytes of data written to guest memory, without the status byte.
+    pub(crate) written: u32,
+}
+
+/// The request was put down, to be executed again from its beginning.
+#[derive(Debug)]
+pub(crate) struct Stopped;
+
+/// Why a request that could be read was not executed.
+#[derive(Debug, Error)]
+enum RequestError {
+    #[error("sectors {} + {} are not on the disk", start.0, count.0)]
+    Range { start: Sector, count: SectorCount },
+    #[error("a segment of {} sectors is longer than the device allows", .0.0)]
+    SegmentLength(SectorCount),
+    #[error("unknown flags")]
+    Flags,
+    #[error("the disk is read-only")]
+    ReadOnly,
+    #[error("the device does not do this")]
+    Unsupported,
+    #[error(transparent)]
+    Overlay(#[from] OverlayError),
+}
+
+impl RequestError {
+    fn status(&self) -> Status {
+        match self {
+            Self::Flags | Self::Unsupported => Status::Unsupported,
+            Self::Range { .. } | Self::SegmentLength(_) | Self::ReadOnly | Self::Overlay(_) => Status::IoError,
+        }
+    }
+}
+
+impl Disk {
+    /// A disk on `medium` that calls itself `serial`.
+    pub(crate) fn new(medium: Medium, serial: [u8; ID_BYTES]) -> Self {
+        Self {
+            medium,
+            serial,
+            told_of_limit: AtomicBool::new(false),
+            told_of_failure: AtomicBool::new(false),
+        }
+    }
+
+    /// What it is stored on.
+    pub(crate) fn medium(&self) -> &Medium {
+        &self.medium
+    }
+
+    /// Its size.
+    pub(crate) fn capacity(&self) -> Capacity {
+        self.medium.base().capacity()
+    }
+
+    /// Whether guests cannot write it.
+    pub(crate) fn is_read_only(&self) -> bool {
+        matches!(self.medium, Medium::ReadOnly(_))
+    }
+
+    /// What it offers drivers.
+    pub(crate) fn features(&self) -> OfferedFeatures {
+        OfferedFeatures::of_disk(self.is_read_only())
+    }
+
+    /// Executes a request.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the ring was told to stop in the middle.
+    pub(crate) fn execute(&self, request: &Request<'_>, work: &mut Work<'_>) -> Result<Done, Stopped> {
+        match self.perform(request, work) {
+            Ok(written) => Ok(Done {
+                status: Status::Ok,
+                written: u32::try_from(written).unwrap_or(u32::MAX),
+            }),
+            Err(RequestError::Overlay(OverlayError::Stopped)) => Err(Stopped),
+            Err(error) => {
+                self.tell(&error);
+                Ok(Done {
+                    status: error.status(),
+                    written: 0,
+                })
+            }
+        }
+    }
+
+    /// Tells the operator why a request failed: the first time loudly, if it is something to act on.
+    fn tell(&self, error: &RequestError) {
+        let told = match error {
+            RequestError::Overlay(OverlayError::LimitReached | OverlayError::MapLimitReached) => &self.told_of_limit,
+            RequestError::Overlay(OverlayError::Io { .. }) => &self.told_of_failure,
+            RequestError::Overlay(OverlayError::Stopped)
+            | RequestError::Range { .. }
+            | RequestError::SegmentLength(_)
+            | RequestError::Flags
+            | RequestError::ReadOnly
+            | RequestError::Unsupported => {
+                debug!("a request failed: {error}");
+                return;
+            }
+        };
+        let level = if told.swap(true, Ordering::Relaxed) {
+            Level::Debug
+        } else {
+            Level::Warn
+        };
+        log!(level, "a request failed, and the guest was told: {}", chain(error));
+    }
+
+    /// The bytes written to guest memory.
+    fn perform(&self, request: &Request<'_>, work: &mut Work<'_>) -> Result<usize, RequestError> {
+        match *request {
+            Request::Read { sector, count, into } => {
+                self.read(self.range(sector, count)?, into, work)?;
+                Ok(into.len())
+            }
+            Request::Write { sector, count, from } => {
+                let overlay = self.overlay().ok_or(RequestError::ReadOnly)?;
+                overlay.write(self.range(sector, count)?, from, work)?;
+                Ok(0)
+            }
+            // An overlay that dies with its process has nothing to survive, so there is nothing to sync.
+            Request::Flush => Ok(0),
+            Request::GetId { into } => {
+                into.copy_from(&self.serial);
+                Ok(into.len().min(ID_BYTES))
+            }
+            Request::Discard(ref segments) => {
+                let overlay = self.overlay().ok_or(RequestError::Unsupported)?;
+                self.for_each(segments, RequestType::Discard, |range| overlay.discard(range, work))
+            }
+            Request::WriteZeroes(ref segments) => {
+                let overlay = self.overlay().ok_or(RequestError::Unsupported)?;
+                self.for_each(segments, RequestType::WriteZeroes, |range| {
+                    overlay.write_zeroes(range, work)
+                })
+            }
+            Request::Unsupported => Err(RequestError::Unsupported),
+        }
+    }
+
+    fn read(&self, range: ByteRange, into: Buffers<'_>, work: &Work<'_>) -> Result<(), OverlayError> {
+        match &self.medium {
+            Medium::ReadOnly(base) => {
+                let mut rest = into;
+                for slice in range.pieces(SLICE_BYTES) {
+                    work.go_on()?;
+                    let now;
+                    (now, rest) = rest.split_at(slice.len());
+                    base.read(slice, now).map_err(OverlayError::io("read the base"))?;
+                }
+                Ok(())
+            }
+            Medium::Burning(overlay) => overlay.read(range, into, work),
+        }
+    }
+
+    fn overlay(&self) -> Option<&Overlay> {
+        match &self.medium {
+            Medium::ReadOnly(_) => None,
+            Medium::Burning(overlay) => Some(overlay),
+        }
+    }
+
+    fn range(&self, start: Sector, count: SectorCount) -> Result<ByteRange, RequestError> {
+        self.capacity()
+            .range(start, count)
+            .ok_or(RequestError::Range { start, count })
+    }
+
+    /// Applies `operation` to every segment, once all of them are known to be good.
+    fn for_each(
+        &self,
+        segments: &ZeroSegments,
+        request: RequestType,
+        mut operation: impl FnMut(ByteRange) -> Result<(), OverlayError>,
+    ) -> Result<usize, RequestError> {
+        for segment in segments.iter() {
+            if !segment.has_known_flags(request) {
+                return Err(RequestError::Flags);
+            }
+            if segment.count.0 > u64::from(ZERO_LIMITS.max_sectors) {
+                return Err(RequestError::SegmentLength(segment.count));
+            }
+            self.range(segment.sector, segment.count)?;
+        }
+        for segment in segments.iter() {
+            operation(self.range(segment.sector, segment.count)?)?;
+        }
+        Ok(0)
+    }
+}

@@ -1,0 +1,246 @@
+//! Where frontends come in: a listening socket, or one connection that was handed over.
+//!
+//! The socket's path belongs to whoever started this process; it is created here if need be and never removed, for the
+//! process cannot reach any path by the time it ends. A dead socket at the path is replaced, a live one is left alone.
+
+use nix::errno::Errno;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::stat::{Mode, umask};
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Where to find the door.
+#[derive(Debug)]
+pub(crate) enum DoorSource {
+    /// To be made at this path.
+    Path(PathBuf),
+    /// Inherited, listening.
+    Listener(OwnedFd),
+    /// Inherited, connected.
+    Connection(OwnedFd),
+}
+
+/// The door.
+#[derive(Debug)]
+pub(crate) enum Door {
+    /// One frontend after the other.
+    Listening(UnixListener),
+    /// One frontend, and then the end.
+    Single(UnixStream),
+}
+
+/// Why there is no door.
+#[derive(Debug, Error)]
+pub(crate) enum DoorError {
+    #[error("cannot listen on {}", path.display())]
+    Listen {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot listen on {}: another process serves there", path.display())]
+    Taken { path: PathBuf },
+    #[error("cannot listen on {}: something that is no socket is there", path.display())]
+    NoSocket { path: PathBuf },
+    #[error("descriptor {number} is not a {expected} Unix stream socket")]
+    Kind { number: RawFd, expected: &'static str },
+    #[error("cannot use the inherited socket")]
+    Inherited(#[source] io::Error),
+}
+
+impl Door {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// [`DoorError`].
+    pub(crate) fn open(source: DoorSource) -> Result<Self, DoorError> {
+        match source {
+            DoorSource::Path(path) => listen(&path).map(Self::Listening),
+            DoorSource::Listener(fd) => {
+                check(&fd, true)?;
+                let listener = UnixListener::from(fd);
+                listener.set_nonblocking(true).map_err(DoorError::Inherited)?;
+                Ok(Self::Listening(listener))
+            }
+            DoorSource::Connection(fd) => {
+                check(&fd, false)?;
+                let stream = UnixStream::from(fd);
+                stream.set_nonblocking(false).map_err(DoorError::Inherited)?;
+                Ok(Self::Single(stream))
+            }
+        }
+    }
+
+    /// The descriptor's number.
+    pub(crate) fn number(&self) -> RawFd {
+        match self {
+            Self::Listening(listener) => listener.as_raw_fd(),
+            Self::Single(stream) => stream.as_raw_fd(),
+        }
+    }
+}
+
+fn check(fd: &OwnedFd, listening: bool) -> Result<(), DoorError> {
+    use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, sockopt};
+    let family = getsockname::<SockaddrStorage>(fd.as_raw_fd()).map(|name| name.family());
+    let stream = getsockopt(fd, sockopt::SockType) == Ok(SockType::Stream);
+    let listens = getsockopt(fd, sockopt::AcceptConn) == Ok(true);
+    if family == Ok(Some(AddressFamily::Unix)) && stream && listens == listening {
+        Ok(())
+    } else {
+        Err(DoorError::Kind {
+            number: fd.as_raw_fd(),
+            expected: if listening { "listening" } else { "connected" },
+        })
+    }
+}
+
+fn listen(path: &Path) -> Result<UnixListener, DoorError> {
+    let failed = |source| DoorError::Listen {
+        path: path.to_owned(),
+        source,
+    };
+    remove_dead(path)?;
+    // The mode of a socket is what the umask leaves of it when it is bound: never for a moment more than 0600.
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(path);
+    umask(before);
+    let listener = listener.map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Removes a socket that nobody serves any more.
+fn remove_dead(path: &Path) -> Result<(), DoorError> {
+    let failed = |source| DoorError::Listen {
+        path: path.to_owned(),
+        source,
+    };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+        Ok(info) if !info.file_type().is_socket() => {
+            return Err(DoorError::NoSocket { path: path.to_owned() });
+        }
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
+        Ok(_) => Err(DoorError::Taken { path: path.to_owned() }),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Who may be a frontend: this process's users (the one that started it, the one it became) and root.
+#[derive(Clone, Debug)]
+pub(crate) struct Admission {
+    uids: [u32; 3],
+}
+
+impl Admission {
+    /// Admits root, `started_by` and `serves_as`.
+    pub(crate) fn new(started_by: u32, serves_as: u32) -> Self {
+        Self {
+            uids: [0, started_by, serves_as],
+        }
+    }
+
+    /// Whether the peer of `stream` may be a frontend; if not, its user.
+    ///
+    /// Inside a user namespace the kernel shows users that are not mapped there, root included, as the overflow uid,
+    /// which is nobody we know: they are turned away.
+    ///
+    /// # Errors
+    /// The uid of who may not, or the kernel's refusal to tell.
+    pub(crate) fn check(&self, stream: &UnixStream) -> Result<(), PeerRefused> {
+        let peer = getsockopt(stream, PeerCredentials).map_err(PeerRefused::Unknown)?;
+        if self.uids.contains(&peer.uid()) {
+            Ok(())
+        } else {
+            Err(PeerRefused::Uid(peer.uid()))
+        }
+    }
+}
+
+/// A peer that may not be a frontend.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub(crate) enum PeerRefused {
+    #[error("user {0} may not connect")]
+    Uid(u32),
+    #[error("the kernel does not say who connects")]
+    Unknown(#[source] Errno),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn open(path: &Path) -> Result<Door, DoorError> {
+        Door::open(DoorSource::Path(path.to_owned()))
+    }
+
+    #[test]
+    fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+
+        let first = open(&path).unwrap();
+        assert!(matches!(open(&path), Err(DoorError::Taken { .. })));
+        drop(first);
+
+        open(&path).unwrap();
+    }
+
+    #[test]
+    fn only_the_owner_may_connect() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let _door = open(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_file_at_the_path_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("precious");
+        fs::write(&path, "data").unwrap();
+        assert!(matches!(open(&path), Err(DoorError::NoSocket { .. })));
+        assert_eq!(fs::read(&path).unwrap(), b"data");
+    }
+
+    #[test]
+    fn an_inherited_descriptor_must_be_what_it_is_said_to_be() {
+        let (one, other) = UnixStream::pair().unwrap();
+        assert!(matches!(
+            Door::open(DoorSource::Listener(one.into())),
+            Err(DoorError::Kind {
+                expected: "listening",
+                ..
+            })
+        ));
+        assert!(matches!(
+            Door::open(DoorSource::Connection(other.into())),
+            Ok(Door::Single(_))
+        ));
+        let file = tempfile::tempfile().unwrap();
+        Door::open(DoorSource::Connection(file.into())).unwrap_err();
+    }
+
+    #[test]
+    fn ourselves_are_admitted_and_strangers_are_not() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let me = nix::unistd::getuid().as_raw();
+        Admission::new(me, 65534).check(&one).unwrap();
+        if me != 0 {
+            let refused = Admission::new(me + 1, me + 2).check(&one);
+            assert_eq!(refused, Err(PeerRefused::Uid(me)));
+        }
+    }
+}

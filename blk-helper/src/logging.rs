@@ -1,0 +1,150 @@
+//! Log lines on standard error that never make anybody wait.
+//!
+//! A line goes out if standard error takes it at once, and if there were not too many this second; otherwise it is
+//! counted, and the next line says how many are missing. Only this project's own lines are written: the libraries below
+//! log what a guest does to them, as often as it does it.
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::error::Error;
+use std::fmt::Write;
+use std::os::fd::AsFd;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Lines a second. Enough for a person to read and for an event not to be missed; a guess.
+const LINES_A_SECOND: u32 = 50;
+
+/// The crates whose lines are written.
+const OWN: [&str; 2] = ["blk_helper", "policy"];
+
+/// The writer.
+#[derive(Debug)]
+struct Stderr {
+    budget: Mutex<Budget>,
+}
+
+/// Lines written and lost.
+#[derive(Debug)]
+struct Budget {
+    second: Instant,
+    used: u32,
+    lost: u64,
+}
+
+impl Budget {
+    /// Whether another line may be written at `now`.
+    fn admit(&mut self, now: Instant) -> bool {
+        if now.duration_since(self.second) >= Duration::from_secs(1) {
+            self.second = now;
+            self.used = 0;
+        }
+        self.used = self.used.saturating_add(1);
+        self.used <= LINES_A_SECOND
+    }
+}
+
+impl Log for Stderr {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let target = metadata.target();
+        let root = target.split("::").next().unwrap_or(target);
+        OWN.contains(&root)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut line = String::new();
+        if budget.lost > 0 {
+            // Writing to a String cannot fail, here and below.
+            let _ = writeln!(line, "blk-helper: warning: {} log lines lost", budget.lost);
+        }
+        let level = match record.level() {
+            Level::Error => "error",
+            Level::Warn => "warning",
+            Level::Info => "info",
+            Level::Debug | Level::Trace => "debug",
+        };
+        let _ = writeln!(line, "blk-helper: {level}: {}", record.args());
+        if budget.admit(Instant::now()) && written(&line) {
+            budget.lost = 0;
+        } else {
+            budget.lost = budget.lost.saturating_add(1);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Writes a line if that takes no waiting. A pipe with room for a page takes a line whole.
+fn written(line: &str) -> bool {
+    let stderr = std::io::stderr();
+    let mut ready = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    let writable = poll(&mut ready, PollTimeout::ZERO) == Ok(1)
+        && ready[0]
+            .revents()
+            .is_some_and(|events| events.contains(PollFlags::POLLOUT));
+    writable && nix::unistd::write(&stderr, line.as_bytes()).is_ok()
+}
+
+/// Starts logging: everything an operator should know, and with `verbose` also what guests and frontends do wrong.
+pub(crate) fn start(verbose: bool) {
+    let logger = Stderr {
+        budget: Mutex::new(Budget {
+            second: Instant::now(),
+            used: 0,
+            lost: 0,
+        }),
+    };
+    let level = if verbose { LevelFilter::Debug } else { LevelFilter::Info };
+    // It fails only if there is a logger already, and this is called once.
+    if log::set_boxed_logger(Box::new(logger)).is_ok() {
+        log::set_max_level(level);
+    }
+}
+
+/// An error with all its causes, joined as messages are written: each says its own part once.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let _ = write!(text, ": {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_cut_and_the_next_second_is_new() {
+        let start = Instant::now();
+        let mut budget = Budget {
+            second: start,
+            used: 0,
+            lost: 0,
+        };
+        let admitted = (0..1000).filter(|_| budget.admit(start)).count();
+        assert_eq!(admitted, usize::try_from(LINES_A_SECOND).unwrap());
+        assert!(budget.admit(start + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn only_our_own_lines_are_written() {
+        let logger = Stderr {
+            budget: Mutex::new(Budget {
+                second: Instant::now(),
+                used: 0,
+                lost: 0,
+            }),
+        };
+        let enabled = |target| logger.enabled(&Metadata::builder().target(target).build());
+        assert!(enabled("blk_helper::ring"));
+        assert!(!enabled("virtio_queue::queue"));
+        assert!(!enabled("blk_helper_impostor"));
+    }
+}

@@ -1,0 +1,120 @@
+//! The one dangerous moment of copy-on-write: a cluster that the overlay does not have yet gets its first bytes.
+//!
+//! Always in three steps, under the region's exclusive lock: *prepare* (a slot, counted against the limits), *write* (the
+//! whole cluster, or as much of it as the disk has), *commit* (the map says Dirty). Until the last step nobody can see
+//! the slot, so nobody ever sees what was in it before; if a step fails, the slot is given back and the cluster is what
+//! it was.
+//!
+//! A part of a cluster is merged with its old content in memory first, so that there is one write either way.
+
+use super::map::{Cluster, State};
+use super::runs::{Run, clusters_of};
+use super::slots::SlotRun;
+use super::{CLUSTER, CLUSTER_BYTES, Overlay, OverlayError, Work};
+use crate::transfer::Buffers;
+use protocol::units::ByteRange;
+use std::io;
+
+impl Overlay {
+    /// Writes `from` to a run that is Clean or Zero, whose clusters become Dirty.
+    pub(super) fn fill(&self, run: Run, from: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
+        self.map.admit(run.clusters())?;
+        let whole = self.whole_clusters(run.part);
+        let head = run.part.within(run.part.start(), whole.start());
+        let tail = run.part.within(whole.end(), run.part.end());
+
+        let (for_head, rest) = from.split_at(head.len());
+        let (for_whole, for_tail) = rest.split_at(whole.len());
+        self.fill_part(head, run.state, work, |old| for_head.copy_to(old))?;
+        self.fill_whole(whole, for_whole)?;
+        self.fill_part(tail, run.state, work, |old| for_tail.copy_to(old))
+    }
+
+    /// Makes `part`, which lies within one cluster and covers no whole one, read as zeros.
+    pub(super) fn zero_part(&self, part: ByteRange, work: &mut Work<'_>) -> Result<(), OverlayError> {
+        for run in self.runs(part) {
+            match run.state {
+                State::Zero => {}
+                State::Dirty(slot) => {
+                    let zeros = [0; CLUSTER];
+                    let bytes = zeros.get(..length_of(part)).unwrap_or_default();
+                    self.store
+                        .write_bytes(slot, run.within_cluster(), bytes)
+                        .map_err(OverlayError::io("write zeros to the overlay"))?;
+                }
+                State::Clean => {
+                    self.map.admit(run.clusters())?;
+                    self.fill_part(part, State::Clean, work, |old| old.fill(0))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives slots to whole clusters and writes them straight from the guest's buffers.
+    fn fill_whole(&self, whole: ByteRange, from: Buffers<'_>) -> Result<(), OverlayError> {
+        let mut clusters = clusters_of(whole);
+        let mut rest = from;
+        while !clusters.is_empty() {
+            let wanted = clusters.end.saturating_sub(clusters.start);
+            let slots = self.slots().take(wanted)?;
+            let now;
+            (now, rest) = rest.split_at(slots.count.saturating_mul(CLUSTER_BYTES));
+
+            let written = self.store.write(slots.first, 0, now);
+
+            self.commit(slots, clusters.start, written)?;
+            clusters.start = clusters.start.saturating_add(slots.count);
+        }
+        Ok(())
+    }
+
+    /// Gives a slot to the cluster that `part` lies in: its old content, as its `state` says, with `part` patched.
+    fn fill_part(
+        &self,
+        part: ByteRange,
+        state: State,
+        work: &mut Work<'_>,
+        patch: impl FnOnce(&mut [u8]),
+    ) -> Result<(), OverlayError> {
+        if part.is_empty() {
+            return Ok(());
+        }
+        let cluster = part.start() / CLUSTER_BYTES;
+        let first_byte = cluster.saturating_mul(CLUSTER_BYTES);
+        let content = &mut *work.bounce;
+        content.fill(0);
+        if state == State::Clean {
+            self.base
+                .read_bytes(first_byte, content)
+                .map_err(OverlayError::io("read the base"))?;
+        }
+        let offset = usize::try_from(part.start().saturating_sub(first_byte)).unwrap_or(CLUSTER);
+        let end = offset.saturating_add(length_of(part));
+        patch(content.get_mut(offset..end).unwrap_or_default());
+
+        let slots = self.slots().take(1)?;
+        let written = self.store.write_bytes(slots.first, 0, content);
+        self.commit(slots, cluster, written)
+    }
+
+    /// Marks clusters from `first` on as Dirty in `slots`, if these were `written`; else gives the slots back.
+    fn commit(&self, slots: SlotRun, first: u64, written: io::Result<()>) -> Result<(), OverlayError> {
+        if let Err(source) = written {
+            self.release(slots.first, slots.count);
+            return Err(OverlayError::Io {
+                doing: "write the overlay",
+                source,
+            });
+        }
+        for (cluster, slot) in (first..).zip(slots.iter()) {
+            self.map.set(Cluster(cluster), State::Dirty(slot));
+        }
+        Ok(())
+    }
+}
+
+/// The length of a part of a cluster, for slices.
+fn length_of(part: ByteRange) -> usize {
+    usize::try_from(part.len()).unwrap_or(usize::MAX)
+}

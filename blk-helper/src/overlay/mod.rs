@@ -1,0 +1,321 @@
+//! The burning disk: a read-only base, and an overlay that holds what the guest changed.
+//!
+//! The disk is an array of 4 KiB *clusters*, each in one of three states, kept in a map in memory:
+//!
+//! | | Clean (only the base has it) | Dirty (the overlay has it) | Zero (discarded or zeroed) |
+//! | --- | --- | --- | --- |
+//! | read | base | overlay | zeros |
+//! | write, whole cluster | overlay, then Dirty | overlay | overlay, then Dirty |
+//! | write, part | fill from base, then Dirty | overlay | fill from zeros, then Dirty |
+//! | discard, write-zeroes, whole | Zero | Zero, then the slot is punched and reused | nothing |
+//! | discard, part | nothing (it is advice) | nothing | nothing |
+//! | write-zeroes, part | as a write of zeros | as a write of zeros | nothing |
+//! | flush | nothing: an overlay that dies with its process has nothing to survive | | |
+//!
+//! The overlay file is a sequence of 4 KiB *slots*, handed out in order; the map says which slot holds a dirty cluster.
+//! So the file is as large as its use, whatever part of the disk the guest writes, and there is no format and no
+//! metadata on disk at all: when the process ends, the map is gone and the slots are freed. (They are not encrypted yet:
+//! what was in them can be read from the medium until it is overwritten or trimmed.)
+//!
+//! **Concurrency.** A request is executed in *slices*: its parts inside aligned 1 MiB regions. A slice holds its
+//! region's lock throughout: shared where no state changes (reads, and writes to dirty clusters), exclusive where one
+//! does. Hence a cluster's slot cannot be freed, or reused for another cluster, under a reader or writer of it; and what
+//! a fill prepares is seen by nobody until it is marked Dirty. A read concurrent with a write of the same bytes sees old
+//! or new bytes of *this* disk, never anything else; a read issued after a write completed sees the write.
+//!
+//! Knows nothing of virtio.
+
+mod fill;
+mod map;
+mod regions;
+mod runs;
+mod slots;
+mod store;
+
+use crate::base::Base;
+use crate::transfer::Buffers;
+use map::{Cluster, ClusterMap, Slot, State};
+use protocol::units::ByteRange;
+use regions::{REGION_BYTES, Regions};
+use runs::Run;
+use slots::Slots;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use store::Store;
+use thiserror::Error;
+
+pub(crate) use regions::REGION_BYTES as SLICE_BYTES;
+pub(crate) use store::{OverlayDir, OverlayFile, OverlayFileError};
+
+/// Bytes in a cluster, and in a slot. A page: what guests' file systems write whole, so that nothing needs filling.
+pub(crate) const CLUSTER_BYTES: u64 = 4096;
+
+/// The same, for buffers.
+pub(crate) const CLUSTER: usize = 4096;
+
+/// What a worker lends to the request it executes.
+#[derive(Debug)]
+pub(crate) struct Work<'w> {
+    /// Set when the ring must stop: no further slice is begun.
+    pub(crate) stop: &'w AtomicBool,
+    /// Room for one cluster.
+    pub(crate) bounce: &'w mut [u8; CLUSTER],
+}
+
+impl Work<'_> {
+    /// Whether the next slice may be begun.
+    ///
+    /// # Errors
+    /// [`OverlayError::Stopped`].
+    pub(crate) fn go_on(&self) -> Result<(), OverlayError> {
+        if self.stop.load(Ordering::Relaxed) {
+            Err(OverlayError::Stopped)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Why an operation was not carried out whole.
+#[derive(Debug, Error)]
+pub(crate) enum OverlayError {
+    /// The ring was told to stop between two slices.
+    #[error("stopped")]
+    Stopped,
+    /// The operator's limit on the overlay is reached.
+    #[error("the overlay has reached its limit")]
+    LimitReached,
+    /// The operator's limit on the map's memory is reached.
+    #[error("the cluster map has reached its limit")]
+    MapLimitReached,
+    /// The host's file system failed, or is full.
+    #[error("cannot {doing}")]
+    Io {
+        doing: &'static str,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl OverlayError {
+    pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { doing, source }
+    }
+}
+
+/// Limits an operator sets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Most bytes of overlay in use.
+    pub(crate) overlay_bytes: u64,
+    /// Most bytes of memory for the cluster map.
+    pub(crate) map_bytes: u64,
+}
+
+/// A disk that burns.
+#[derive(Debug)]
+pub(crate) struct Overlay {
+    base: Base,
+    store: Store,
+    map: ClusterMap,
+    slots: Mutex<Slots>,
+    regions: Regions,
+}
+
+impl Overlay {
+    /// A pristine disk over `base`.
+    ///
+    /// # Errors
+    /// When the address space for the map cannot be reserved.
+    pub(crate) fn new(base: Base, file: OverlayFile, limits: Limits) -> io::Result<Self> {
+        let clusters = base.capacity().bytes().div_ceil(CLUSTER_BYTES);
+        Ok(Self {
+            map: ClusterMap::new(clusters, limits.map_bytes)?,
+            slots: Mutex::new(Slots::new(clusters, limits.overlay_bytes / CLUSTER_BYTES)?),
+            store: Store::new(file),
+            regions: Regions::new(),
+            base,
+        })
+    }
+
+    /// The image below.
+    pub(crate) fn base(&self) -> &Base {
+        &self.base
+    }
+
+    /// The overlay's file.
+    pub(crate) fn file(&self) -> &OverlayFile {
+        self.store.file()
+    }
+
+    /// Reads `range` into the guest's buffers, which are as long.
+    ///
+    /// # Errors
+    /// [`OverlayError`]; what the buffers then hold is unspecified, but always bytes of this disk.
+    pub(crate) fn read(&self, range: ByteRange, into: Buffers<'_>, work: &Work<'_>) -> Result<(), OverlayError> {
+        let mut rest = into;
+        for slice in range.pieces(REGION_BYTES) {
+            work.go_on()?;
+            let _shared = self.regions.shared(slice);
+            for run in self.runs(slice) {
+                let now;
+                (now, rest) = rest.split_at(run.part.len());
+                self.read_run(run, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_run(&self, run: Run, into: Buffers<'_>) -> Result<(), OverlayError> {
+        match run.state {
+            State::Clean => self
+                .base
+                .read(run.part, into)
+                .map_err(OverlayError::io("read the base")),
+            State::Dirty(slot) => self
+                .store
+                .read(slot, run.within_cluster(), into)
+                .map_err(OverlayError::io("read the overlay")),
+            State::Zero => {
+                into.fill_zero();
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes the guest's buffers to `range`, which is as long.
+    ///
+    /// # Errors
+    /// [`OverlayError`]; each cluster then holds its old bytes or the new ones.
+    pub(crate) fn write(&self, range: ByteRange, from: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
+        let mut rest = from;
+        for slice in range.pieces(REGION_BYTES) {
+            work.go_on()?;
+            let now;
+            (now, rest) = rest.split_at(slice.len());
+            if !self.rewrite(slice, now)? {
+                self.write_slice(slice, now, work)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a slice in place if all its clusters are dirty; otherwise does nothing and says so.
+    fn rewrite(&self, slice: ByteRange, from: Buffers<'_>) -> Result<bool, OverlayError> {
+        let _shared = self.regions.shared(slice);
+        if !self.runs(slice).all(|run| matches!(run.state, State::Dirty(_))) {
+            return Ok(false);
+        }
+        let mut rest = from;
+        for run in self.runs(slice) {
+            let now;
+            (now, rest) = rest.split_at(run.part.len());
+            if let State::Dirty(slot) = run.state {
+                self.write_dirty(slot, run, now)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes a slice whatever the state of its clusters.
+    fn write_slice(&self, slice: ByteRange, from: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
+        let _exclusive = self.regions.exclusive(slice);
+        let mut rest = from;
+        for run in self.runs(slice) {
+            let now;
+            (now, rest) = rest.split_at(run.part.len());
+            match run.state {
+                State::Dirty(slot) => self.write_dirty(slot, run, now)?,
+                State::Clean | State::Zero => self.fill(run, now, work)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write_dirty(&self, slot: Slot, run: Run, from: Buffers<'_>) -> Result<(), OverlayError> {
+        self.store
+            .write(slot, run.within_cluster(), from)
+            .map_err(OverlayError::io("write the overlay"))
+    }
+
+    /// Forgets the clusters that lie wholly within `range`; they read as zeros afterwards.
+    ///
+    /// # Errors
+    /// [`OverlayError`]; each cluster is then as it was, or Zero.
+    pub(crate) fn discard(&self, range: ByteRange, work: &Work<'_>) -> Result<(), OverlayError> {
+        for slice in range.pieces(REGION_BYTES) {
+            work.go_on()?;
+            let _exclusive = self.regions.exclusive(slice);
+            self.forget(self.whole_clusters(slice))?;
+        }
+        Ok(())
+    }
+
+    /// Makes exactly `range` read as zeros, giving back the space of whole clusters.
+    ///
+    /// # Errors
+    /// [`OverlayError`]; each sector then has its old bytes or reads as zeros.
+    pub(crate) fn write_zeroes(&self, range: ByteRange, work: &mut Work<'_>) -> Result<(), OverlayError> {
+        for slice in range.pieces(REGION_BYTES) {
+            work.go_on()?;
+            let _exclusive = self.regions.exclusive(slice);
+            let whole = self.whole_clusters(slice);
+            self.zero_part(slice.within(slice.start(), whole.start()), work)?;
+            self.forget(whole)?;
+            self.zero_part(slice.within(whole.end().max(whole.start()), slice.end()), work)?;
+        }
+        Ok(())
+    }
+
+    /// Makes whole clusters Zero and frees their slots.
+    fn forget(&self, whole: ByteRange) -> Result<(), OverlayError> {
+        for run in self.runs(whole) {
+            if run.state == State::Zero {
+                continue;
+            }
+            self.map.admit(run.clusters())?;
+            for cluster in run.clusters() {
+                self.map.set(Cluster(cluster), State::Zero);
+            }
+            if let State::Dirty(slot) = run.state {
+                self.release(slot, run.cluster_count());
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives slots back, once no cluster names them: first their space, then the slots themselves, so that a punch
+    /// cannot hit a slot's next owner.
+    fn release(&self, first: Slot, count: u64) {
+        // A file system that cannot punch keeps the space until the helper ends; the slot is reused all the same, so
+        // the overlay does not grow, and no answer depends on the punch.
+        let _ = self.store.punch(first, count);
+        self.slots().give_back(first, count);
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn runs(&self, range: ByteRange) -> impl Iterator<Item = Run> {
+        runs::runs(range, |cluster| self.map.state(cluster))
+    }
+
+    /// The part of `range` that covers clusters wholly. The disk's last cluster is whole where the disk ends.
+    fn whole_clusters(&self, range: ByteRange) -> ByteRange {
+        let start = range
+            .start()
+            .checked_next_multiple_of(CLUSTER_BYTES)
+            .unwrap_or(u64::MAX);
+        let end = if range.end() == self.base.capacity().bytes() {
+            range.end()
+        } else {
+            range.end() - range.end() % CLUSTER_BYTES
+        };
+        range.within(start, end)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! The report at READY: what is served, within which limits, and what confines the process, as the kernel says.
+
+use crate::args::ReportFormat;
+use crate::disk::Disk;
+use crate::overlay::Limits;
+use crate::size::show;
+use policy::Report;
+use serde::Serialize;
+use std::fmt;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// What holds for the overlay.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct OverlayFacts {
+    directory: String,
+    limit_bytes: u64,
+    map_limit_bytes: u64,
+    /// What the map takes if every part of the disk is touched.
+    map_worst_bytes: u64,
+    encrypted: bool,
+}
+
+impl OverlayFacts {
+    /// The facts of an overlay in `dir` within `limits`, for a disk of `disk_bytes`.
+    pub(crate) fn new(dir: &Path, limits: Limits, disk_bytes: u64) -> Self {
+        Self {
+            directory: dir.display().to_string(),
+            limit_bytes: limits.overlay_bytes,
+            map_limit_bytes: limits.map_bytes,
+            map_worst_bytes: disk_bytes.div_ceil(1024).next_multiple_of(4096),
+            encrypted: false,
+        }
+    }
+
+    /// The longest that the overlay's file can become.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.limit_bytes
+    }
+}
+
+/// What holds for the disk.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct DiskFacts {
+    bytes: u64,
+    read_only: bool,
+    /// Whether programs that take QEMU's image locks are kept from writing the base.
+    base_locked: bool,
+    queues: u16,
+    queue_size: u16,
+    workers: usize,
+    overlay: Option<OverlayFacts>,
+}
+
+impl DiskFacts {
+    /// The facts of `disk`, served by `workers` threads.
+    pub(crate) fn new(
+        disk: &Disk,
+        overlay: Option<OverlayFacts>,
+        (queues, queue_size): (u16, u16),
+        workers: usize,
+    ) -> Self {
+        Self {
+            bytes: disk.capacity().bytes(),
+            read_only: disk.is_read_only(),
+            base_locked: disk.medium().base().is_locked(),
+            queues,
+            queue_size,
+            workers,
+            overlay,
+        }
+    }
+}
+
+impl fmt::Display for DiskFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}, {} queues, {} workers",
+            show(self.bytes),
+            self.queues,
+            self.workers
+        )?;
+        match &self.overlay {
+            None => write!(f, ", read-only"),
+            Some(overlay) => write!(
+                f,
+                ", overlay in {} up to {} (not encrypted), map up to {}",
+                overlay.directory,
+                show(overlay.limit_bytes),
+                show(overlay.map_limit_bytes)
+            ),
+        }
+    }
+}
+
+/// The whole report.
+#[derive(Debug, Serialize)]
+pub(crate) struct HelperReport<'a> {
+    pub(crate) version: &'static str,
+    pub(crate) pid: u32,
+    pub(crate) disk: &'a DiskFacts,
+    pub(crate) confinement: &'a Report,
+}
+
+impl HelperReport<'_> {
+    /// Prints it on standard output.
+    ///
+    /// # Errors
+    /// When standard output does not take it.
+    pub(crate) fn print(&self, format: ReportFormat) -> io::Result<()> {
+        let mut text = match format {
+            ReportFormat::Json => serde_json::to_string(self)?,
+            ReportFormat::Text => format!("disk: {}\n{}", self.disk, self.confinement),
+        };
+        text.push('\n');
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(text.as_bytes())?;
+        stdout.flush()
+    }
+}

@@ -1,0 +1,203 @@
+//! The device as it is about to be served: disk, rings, workers, and the door.
+
+use crate::args::Config;
+use crate::backend::Backend;
+use crate::bell::Bell;
+use crate::chain::SEG_MAX;
+use crate::disk::{Disk, Medium, ZERO_LIMITS};
+use crate::door::{Admission, Door};
+use crate::guest_memory::{Memory, SharedMemory};
+use crate::report::DiskFacts;
+use crate::resources::{Resources, disk_descriptors, door_descriptor};
+use crate::ring::Ring;
+use crate::worker::{Worker, WorkerError};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags};
+use nix::unistd::Pid;
+use policy::forbidden::Targets;
+use policy::seccomp::Filter;
+use policy::seccomp::helper::{HelperDescriptors, helper_filter};
+use policy::{Descriptor, Descriptors, ThreadEvidence};
+use protocol::config_space::{ConfigSpace, Geometry};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use thiserror::Error;
+
+/// Everything that serving takes.
+pub(crate) struct Service {
+    pub(crate) facts: DiskFacts,
+    pub(crate) door: Door,
+    pub(crate) admission: Admission,
+    pub(crate) notify: Option<UnixDatagram>,
+    pub(crate) exit_on_disconnect: Option<Duration>,
+    pub(crate) control: Epoll,
+    pub(crate) workers: Vec<Worker>,
+    pub(crate) backend: Arc<Mutex<Backend>>,
+    disk: Arc<Disk>,
+}
+
+/// Why the device is not ready to be served.
+#[derive(Debug, Error)]
+pub(crate) enum ServiceError {
+    #[error("cannot set up {what}")]
+    Setup {
+        what: &'static str,
+        #[source]
+        source: Errno,
+    },
+    #[error("cannot make a ring of {size} descriptors")]
+    Ring {
+        size: u16,
+        #[source]
+        source: virtio_queue::Error,
+    },
+    #[error("the workers are not ready")]
+    Worker(#[source] WorkerError),
+}
+
+impl Service {
+    /// Makes the rings and starts the workers. The last moment at which threads can be started.
+    ///
+    /// # Errors
+    /// [`ServiceError`].
+    pub(crate) fn start(resources: Resources, config: &Config, cpus: usize) -> Result<Self, ServiceError> {
+        let setup = |what| move |source| ServiceError::Setup { what, source };
+        let control = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(setup("the control loop"))?;
+        let disk = Arc::new(resources.disk);
+        let memory = SharedMemory::new(Memory::new());
+        let count = config.workers(cpus);
+        let bells = (0..count)
+            .map(|_| Bell::new().map(Arc::new))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(setup("a worker's bell"))?;
+        let rings = rings(config, &memory, &bells)?;
+        let workers = workers(&rings, &bells, &disk)?;
+
+        let geometry = Geometry {
+            capacity: disk.capacity(),
+            seg_max: SEG_MAX,
+            num_queues: config.num_queues,
+            zeroing: (!disk.is_read_only()).then_some(ZERO_LIMITS),
+        };
+        let backend = Backend::new(
+            Arc::clone(&disk),
+            ConfigSpace::new(&geometry),
+            rings,
+            memory,
+            config.require_seals,
+        );
+        let shape = (config.num_queues, config.queue_size);
+        Ok(Self {
+            facts: DiskFacts::new(&disk, resources.overlay, shape, count),
+            door: resources.door,
+            admission: resources.admission,
+            notify: resources.notify,
+            exit_on_disconnect: config.exit_on_disconnect,
+            control,
+            workers,
+            backend: Arc::new(Mutex::new(backend)),
+            disk,
+        })
+    }
+
+    /// The filter for exactly this process: its lines name the descriptors they are for.
+    pub(crate) fn filter(&self) -> Filter {
+        let overlay = match self.disk.medium() {
+            Medium::ReadOnly(_) => None,
+            Medium::Burning(overlay) => Some(overlay.file().number()),
+        };
+        helper_filter(&HelperDescriptors {
+            base: self.disk.medium().base().number(),
+            overlay,
+            listener: match &self.door {
+                Door::Listening(listener) => Some(listener.as_raw_fd()),
+                Door::Single(_) => None,
+            },
+        })
+    }
+
+    /// What a taken-over process would aim at; `parent` was asked for while that was possible.
+    pub(crate) fn targets(&self, parent: Pid) -> Targets {
+        Targets {
+            base: self.disk.medium().base().number(),
+            overlay: match self.disk.medium() {
+                Medium::ReadOnly(_) => None,
+                Medium::Burning(overlay) => Some(overlay.file().number()),
+            },
+            parent,
+        }
+    }
+
+    /// Tells the service manager, if there is one, that frontends may come.
+    ///
+    /// # Errors
+    /// When the manager's socket does not take it.
+    pub(crate) fn announce(&self) -> nix::Result<()> {
+        match &self.notify {
+            None => Ok(()),
+            Some(socket) => nix::unistd::write(socket, b"READY=1\n").map(|_| ()),
+        }
+    }
+
+    /// Collects from each worker what the kernel says of it under the filter.
+    ///
+    /// # Errors
+    /// [`WorkerError`].
+    pub(crate) fn prove(&self) -> Result<Vec<ThreadEvidence>, WorkerError> {
+        self.workers.iter().map(Worker::prove).collect()
+    }
+}
+
+impl Descriptors for Service {
+    fn descriptors(&self) -> Vec<Descriptor> {
+        let described = |number, what: &str| Descriptor {
+            number,
+            what: what.into(),
+        };
+        let mut list = disk_descriptors(&self.disk);
+        list.push(door_descriptor(&self.door));
+        list.push(described(self.control.0.as_raw_fd(), "epoll of the control thread"));
+        for worker in &self.workers {
+            let [epoll, bell] = worker.bell().numbers();
+            list.push(described(epoll, "epoll of a worker"));
+            list.push(described(bell, "bell of a worker"));
+        }
+        if let Some(socket) = &self.notify {
+            list.push(described(socket.as_raw_fd(), "socket to the service manager"));
+        }
+        list
+    }
+}
+
+/// One ring for each queue, each with the bell of the worker that drains it.
+fn rings(config: &Config, memory: &SharedMemory, bells: &[Arc<Bell>]) -> Result<Vec<Arc<Ring>>, ServiceError> {
+    let size = config.queue_size;
+    (0..usize::from(config.num_queues))
+        .zip(bells.iter().cycle())
+        .map(|(index, bell)| {
+            Ring::new(index, size, memory.clone(), Arc::clone(bell))
+                .map(Arc::new)
+                .map_err(|source| ServiceError::Ring { size, source })
+        })
+        .collect()
+}
+
+/// One worker for each bell, with every ring that rings it.
+fn workers(rings: &[Arc<Ring>], bells: &[Arc<Bell>], disk: &Arc<Disk>) -> Result<Vec<Worker>, ServiceError> {
+    bells
+        .iter()
+        .enumerate()
+        .map(|(index, bell)| {
+            let share = rings.iter().skip(index).step_by(bells.len());
+            Worker::start(
+                index,
+                Arc::clone(bell),
+                share.map(Arc::clone).collect(),
+                Arc::clone(disk),
+            )
+            .map_err(ServiceError::Worker)
+        })
+        .collect()
+}

@@ -1,0 +1,39 @@
+//! The calls that nix lacks, each behind a safe function.
+#![allow(unsafe_code, reason = "listed: raw calls live here")]
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+nix::ioctl_read_bad!(
+    /// FIONREAD: how many bytes wait in a socket's receive queue.
+    fionread,
+    libc::FIONREAD,
+    libc::c_int
+);
+
+/// The number of bytes that can be received from `socket` without waiting.
+///
+/// # Errors
+/// Whatever the kernel says; a socket always answers.
+pub(crate) fn bytes_waiting(socket: &impl AsFd) -> Result<usize, Errno> {
+    let mut waiting: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one `int` through the pointer, which is this function's own local, and keeps none of it.
+    unsafe { fionread(socket.as_fd().as_raw_fd(), &raw mut waiting) }?;
+    Ok(usize::try_from(waiting).unwrap_or(0))
+}
+
+/// Takes over a descriptor that was inherited, by its number. Called once for each number on the command line, which
+/// `args.rs` has made sure are above 2 and distinct.
+///
+/// # Errors
+/// EBADF when it is not open.
+pub(crate) fn adopt(number: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: a number above 2 is not -1, and the borrow ends with the next statement; that the descriptor may not be
+    // open is what the call is to find out.
+    let looked_at = unsafe { BorrowedFd::borrow_raw(number) };
+    fcntl(looked_at, FcntlArg::F_GETFD)?;
+    // SAFETY: it is open, it was inherited, and whoever calls does so once for each number (see above): nothing else in
+    // this process owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
