@@ -8,6 +8,7 @@
 
 use crate::args::Config;
 use crate::environment::Environment;
+use crate::logging;
 use crate::resources::{OpenError, Resources, Sources};
 use crate::service::{Service, ServiceError};
 use crate::worker::WorkerError;
@@ -77,8 +78,12 @@ pub(crate) fn confine(
             uid: config.user.uid,
             gid: config.user.gid,
         },
-        // Slots are handed out in order, so the file is never longer than what the overlay may hold.
-        file_size_limit: resources.overlay.as_ref().map(|overlay| overlay.file_bytes()),
+        // Slots are handed out in order, so the file is never longer than what the overlay may hold. The limit counts for
+        // every file, and a log that standard error was redirected to must not be cut by it.
+        file_size_limit: resources
+            .overlay
+            .as_ref()
+            .map(|overlay| overlay.file_bytes().max(logging::room_for_log())),
     };
     let mut confined = prepared
         .enter(resources, &spec)

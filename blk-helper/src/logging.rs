@@ -6,9 +6,10 @@
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::fstat;
 use std::error::Error;
 use std::fmt::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -103,6 +104,14 @@ pub(crate) fn start(verbose: bool) {
     if log::set_boxed_logger(Box::new(logger)).is_ok() {
         log::set_max_level(level);
     }
+}
+
+/// How long standard output and standard error may become if they are files: as long as they are, and room for many lines.
+pub(crate) fn room_for_log() -> u64 {
+    const LINES: u64 = 64 << 20;
+    let length = |stream: BorrowedFd<'_>| fstat(stream).map_or(0, |info| u64::try_from(info.st_size).unwrap_or(0));
+    let (out, err) = (std::io::stdout(), std::io::stderr());
+    length(out.as_fd()).max(length(err.as_fd())).saturating_add(LINES)
 }
 
 /// An error with all its causes, joined as messages are written: each says its own part once.

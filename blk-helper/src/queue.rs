@@ -14,7 +14,7 @@ use crate::request::Request;
 use log::debug;
 use protocol::blk::Status;
 use thiserror::Error;
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 
 /// Completed requests after which the driver is called without waiting for the ring to be empty, so that a long drain
 /// does not keep the first answers back. A guess: small enough to keep a driver busy, large enough to save calls.
@@ -75,50 +75,87 @@ pub(crate) fn drain(
     disk: &Disk,
     work: &mut Work<'_>,
     budget: u32,
-    mut call: impl FnMut(),
+    call: impl FnMut(),
 ) -> Result<Drained, RingError> {
-    let mut walk = Walk::new();
-    let mut completed = 0u32;
-    queue.disable_notification(memory)?;
-    let drained = loop {
-        if completed >= budget {
-            break Drained::More;
-        }
-        let Some(chain) = queue.iter(memory)?.next() else {
-            if queue.enable_notification(memory)? {
-                continue;
-            }
-            break Drained::Empty;
-        };
-        let head = Head(chain.head_index());
-        let loaded = walk.load(chain, memory);
-        let done = match loaded.and_then(|()| Request::parse(&walk)) {
-            Ok(request) => disk.execute(&request, work),
-            Err(malformed) => {
-                debug!("a malformed request: {malformed}");
-                Ok(Done {
-                    status: Status::IoError,
-                    written: 0,
-                })
-            }
-        };
-        match done {
-            Ok(done) => head.complete(queue, memory, &walk, done)?,
-            Err(Stopped) => {
-                head.put_back(queue);
-                break Drained::Stopped;
-            }
-        }
-        completed += 1;
-        if completed.is_multiple_of(CALL_EVERY) && queue.needs_notification(memory)? {
-            call();
-        }
-        if work.stop.load(std::sync::atomic::Ordering::Relaxed) {
-            break Drained::Stopped;
-        }
+    let mut turn = Turn {
+        queue,
+        memory,
+        disk,
+        unannounced: 0,
+        call,
     };
-    if !completed.is_multiple_of(CALL_EVERY) && queue.needs_notification(memory)? {
-        call();
+    let drained = turn.run(work, budget);
+    // Also when the ring turned out to be broken: the requests before that were answered, and their driver may sleep.
+    let announced = turn.announce();
+    let drained = drained?;
+    announced.map(|()| drained)
+}
+
+/// One drain.
+struct Turn<'t, C> {
+    queue: &'t mut Queue,
+    memory: &'t Memory,
+    disk: &'t Disk,
+    /// Completed since the driver was last asked whether it wants a call.
+    unannounced: u32,
+    call: C,
+}
+
+impl<'t, C: FnMut()> Turn<'t, C> {
+    fn run(&mut self, work: &mut Work<'_>, budget: u32) -> Result<Drained, RingError> {
+        let mut walk = Walk::new();
+        self.queue.disable_notification(self.memory)?;
+        for _ in 0..budget {
+            let Some(chain) = self.pop()? else {
+                return Ok(Drained::Empty);
+            };
+            let head = Head(chain.head_index());
+            let loaded = walk.load(chain, self.memory);
+            let done = match loaded.and_then(|()| Request::parse(&walk)) {
+                Ok(request) => self.disk.execute(&request, work),
+                Err(malformed) => {
+                    debug!("a malformed request: {malformed}");
+                    Ok(Done {
+                        status: Status::IoError,
+                        written: 0,
+                    })
+                }
+            };
+            match done {
+                Ok(done) => head.complete(self.queue, self.memory, &walk, done)?,
+                Err(Stopped) => {
+                    head.put_back(self.queue);
+                    return Ok(Drained::Stopped);
+                }
+            }
+            self.unannounced += 1;
+            if self.unannounced >= CALL_EVERY {
+                self.announce()?;
+            }
+            if work.is_stopped() {
+                return Ok(Drained::Stopped);
+            }
+        }
+        Ok(Drained::More)
     }
-    Ok(drained)
+
+    /// The next chain; none once the driver knows that it has to kick for another.
+    fn pop(&mut self) -> Result<Option<DescriptorChain<&'t Memory>>, RingError> {
+        loop {
+            if let Some(chain) = self.queue.iter(self.memory)?.next() {
+                return Ok(Some(chain));
+            }
+            if !self.queue.enable_notification(self.memory)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Calls the driver about what was completed, if it wants that.
+    fn announce(&mut self) -> Result<(), RingError> {
+        if std::mem::take(&mut self.unannounced) > 0 && self.queue.needs_notification(self.memory)? {
+            (self.call)();
+        }
+        Ok(())
+    }
 }

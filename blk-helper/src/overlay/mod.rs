@@ -64,12 +64,17 @@ pub(crate) struct Work<'w> {
 }
 
 impl Work<'_> {
+    /// Whether the ring must stop.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
     /// Whether the next slice may be begun.
     ///
     /// # Errors
     /// [`OverlayError::Stopped`].
     pub(crate) fn go_on(&self) -> Result<(), OverlayError> {
-        if self.stop.load(Ordering::Relaxed) {
+        if self.is_stopped() {
             Err(OverlayError::Stopped)
         } else {
             Ok(())
