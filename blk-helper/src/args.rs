@@ -48,7 +48,8 @@ pub(crate) struct Config {
     #[arg(long, value_name = "SIZE", value_parser = size::parse, conflicts_with = "read_only")]
     pub(crate) overlay_limit: Option<u64>,
 
-    /// Most memory for the map of clusters [default: what the disk can need, a thousandth of its size]
+    /// Most memory for the map of clusters; beyond it writes and discards in untouched parts of the disk fail, for good
+    /// [default: what the disk can need, a thousandth of its size]
     #[arg(long, value_name = "SIZE", value_parser = size::parse, conflicts_with = "read_only")]
     pub(crate) map_limit: Option<u64>,
 
@@ -89,7 +90,7 @@ pub(crate) struct Config {
           value_parser = seconds, conflicts_with = "fd")]
     pub(crate) exit_on_disconnect: Option<Duration>,
 
-    /// End when the parent process dies (always so with --fd)
+    /// End when the parent dies (always so with --fd): to the kernel that is the thread which started this process
     #[arg(long)]
     pub(crate) die_with_parent: bool,
 
@@ -118,15 +119,6 @@ impl Config {
     /// Reads the command line; where it makes no sense, says so and ends the process as clap does (exit code 2).
     pub(crate) fn from_command_line() -> Self {
         <Self as Parser>::parse()
-    }
-
-    /// The descriptors it names.
-    pub(crate) fn inherited(&self) -> impl Iterator<Item = RawFd> {
-        let base = match self.blk_file {
-            Some(BaseName::Descriptor(number)) => Some(number),
-            Some(BaseName::Path(_)) | None => None,
-        };
-        base.into_iter().chain(self.fd)
     }
 
     /// The worker threads to start, on a machine of `cpus` processors.
@@ -217,8 +209,9 @@ fn queue_size(text: &str) -> Result<u16, String> {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
+    // As many as fit into 32 bits, more than a century: what is added to a clock must not overflow it.
     text.parse()
-        .map(Duration::from_secs)
+        .map(|seconds: u32| Duration::from_secs(seconds.into()))
         .map_err(|_| "give a whole number of seconds".into())
 }
 

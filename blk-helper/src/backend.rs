@@ -132,18 +132,20 @@ impl Backend {
     /// Puts a new table in force with no request in flight, so that the old memory is unmapped when this returns.
     fn replace_memory(&mut self, table: MemoryTable) -> Result<()> {
         let memory = table.memory().map_err(refused)?;
-        let quiesced: std::result::Result<Vec<_>, _> = self.rings.iter().map(|ring| ring.quiesce()).collect();
-        match quiesced {
-            Ok(_still) => {
+        let outcome = self
+            .rings
+            .iter()
+            .map(|ring| ring.quiesce())
+            .collect::<std::result::Result<Vec<_>, Fatal>>()
+            .and_then(|mut rings| {
                 self.table = table;
                 swap(&self.memory, memory);
-                Ok(())
-            }
-            Err(fatal) => {
-                self.fatal = Some(fatal);
-                Err(Error::BackendInternalError)
-            }
-        }
+                rings.iter_mut().try_for_each(|ring| ring.memory_changed(&self.disk))
+            });
+        outcome.map_err(|fatal| {
+            self.fatal = Some(fatal);
+            Error::BackendInternalError
+        })
     }
 
     fn check_eventfd(file: Option<&File>) -> Result<()> {

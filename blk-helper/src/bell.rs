@@ -61,25 +61,26 @@ impl Bell {
         let _ = self.epoll.delete(kick);
     }
 
-    /// Waits for the next kicks, or only looks whether there are any, and tells `kicked` the ring of each.
+    /// Waits for the next kicks, or only looks whether there are any, and tells `kicked` the ring of each. Says whether the
+    /// bell itself was rung.
     ///
     /// # Errors
     /// When waiting fails, which it cannot while the descriptors are ours.
-    pub(crate) fn wait(&self, block: bool, mut kicked: impl FnMut(usize)) -> nix::Result<()> {
+    pub(crate) fn wait(&self, block: bool, mut kicked: impl FnMut(usize)) -> nix::Result<bool> {
         let mut events = [EpollEvent::empty(); EVENTS];
         let timeout = if block { EpollTimeout::NONE } else { EpollTimeout::ZERO };
         let count = match self.epoll.wait(&mut events, timeout) {
             Err(nix::Error::EINTR) => 0,
             other => other?,
         };
+        let mut rung = false;
         for event in events.iter().take(count) {
-            if let Ok(index) = usize::try_from(event.data())
-                && event.data() != BELL
-            {
-                kicked(index);
+            match usize::try_from(event.data()) {
+                Ok(index) if event.data() != BELL => kicked(index),
+                Ok(_) | Err(_) => rung = true,
             }
         }
-        Ok(())
+        Ok(rung)
     }
 }
 

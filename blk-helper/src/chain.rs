@@ -44,7 +44,7 @@ pub(crate) enum Malformed {
     Shape,
 }
 
-/// The buffers of one chain. Kept by a worker and filled anew for each request, so that none allocates.
+/// The buffers of one chain. Kept for a whole drain and filled anew for each request, so that requests do not allocate.
 #[derive(Debug, Default)]
 pub(crate) struct Walk<'m> {
     readable: Vec<GuestSlice<'m>>,

@@ -61,10 +61,10 @@ pub(crate) fn confine(
     // Reads files of the system, so it must be asked before they are out of reach.
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     // Before anything that sends one of them can happen.
-    arrange_ends().map_err(StartError::Signals)?;
     let bound = config.die_with_parent || config.fd.is_some();
+    arrange_ends(bound).map_err(StartError::Signals)?;
     let prepared = policy::prepare(&PrepareSpec {
-        keep: config.inherited().chain(environment.listener).collect(),
+        keep: Sources::numbers(config, environment),
         max_descriptors: descriptors_needed(config, cpus),
         die_with_parent: bound.then_some(ParentDeath { signal: PARENT_DEATH }),
     })
@@ -99,16 +99,18 @@ pub(crate) fn confine(
 
 /// Every signal that may come has its end. Nothing needs cleaning up: the kernel closes the overlay's last descriptor,
 /// and that is the burn.
-fn arrange_ends() -> Result<(), Errno> {
+fn arrange_ends(bound: bool) -> Result<(), Errno> {
     let told = "blk-helper: info: told to end; the disk is burnt\n";
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         signals::exit_on(signal, ExitCode::Burnt.number(), told)?;
     }
-    signals::exit_on(
-        PARENT_DEATH,
-        ExitCode::ParentGone.number(),
-        "blk-helper: info: the parent process died; the disk is burnt\n",
-    )?;
+    if bound {
+        signals::exit_on(
+            PARENT_DEATH,
+            ExitCode::ParentGone.number(),
+            "blk-helper: info: the parent died; the disk is burnt\n",
+        )?;
+    }
     signals::exit_on(
         Signal::SIGBUS,
         ExitCode::GuestMemoryGone.number(),

@@ -28,6 +28,8 @@ pub(crate) struct Connection {
     handler: BackendReqHandler<Mutex<Backend>>,
     /// When it must have gone on, if it owes us something.
     deadline: Option<Instant>,
+    /// It sent a message that was in order: a frontend, not somebody who looks whether anybody is there.
+    spoke: bool,
 }
 
 /// Why a connection ended.
@@ -65,7 +67,13 @@ impl Connection {
             stream,
             handler: BackendReqHandler::from_stream(second, backend),
             deadline: others.then(|| Instant::now() + FIRST_WORD),
+            spoke: false,
         })
+    }
+
+    /// Whether it is a frontend, as far as one can tell.
+    pub(crate) fn has_spoken(&self) -> bool {
+        self.spoke
     }
 
     /// The socket.
@@ -86,6 +94,7 @@ impl Connection {
                     self.handler
                         .handle_request()
                         .map_err(|error| Ended::Message { name, error })?;
+                    self.spoke = true;
                 }
                 Look::Empty => return self.wait(),
                 Look::Waiting => {

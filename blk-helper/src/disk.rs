@@ -3,7 +3,7 @@
 //! No other place decides a status, and nothing below this file knows virtio.
 
 use crate::base::Base;
-use crate::logging::chain;
+use crate::logging::{Seldom, chain};
 use crate::overlay::{Overlay, OverlayError, SLICE_BYTES, Work};
 use crate::request::{MAX_ZERO_SEGMENTS, Request, ZeroSegments};
 use crate::transfer::Buffers;
@@ -11,11 +11,10 @@ use log::{Level, debug, log};
 use protocol::blk::{ID_BYTES, OfferedFeatures, RequestType, Status};
 use protocol::config_space::ZeroLimits;
 use protocol::units::{ByteRange, Capacity, Sector, SectorCount};
-use std::sync::atomic::{AtomicBool, Ordering};
 use thiserror::Error;
 
-/// Limits of discard and write-zeroes. 256 MiB a segment keeps one request to some 65,536 map entries and punches, a
-/// fraction of a second at the worst; drivers split what is larger.
+/// Limits of discard and write-zeroes. 256 MiB a segment keeps each to some 65,536 map entries and punches, a fraction of a
+/// second at the worst, with a chance to stop after every slice; drivers split what is larger.
 pub(crate) const ZERO_LIMITS: ZeroLimits = ZeroLimits {
     max_sectors: 1 << 19,
     max_segments: MAX_ZERO_SEGMENTS,
@@ -45,9 +44,9 @@ impl Medium {
 pub(crate) struct Disk {
     medium: Medium,
     serial: [u8; ID_BYTES],
-    /// What an operator was told already. Once each: a guest can provoke them as often as it likes.
-    told_of_limit: AtomicBool,
-    told_of_failure: AtomicBool,
+    /// What an operator is told, now and then: a guest can provoke it as often as it likes.
+    told_of_limit: Seldom,
+    told_of_failure: Seldom,
 }
 
 /// How a request ended.
@@ -95,8 +94,8 @@ impl Disk {
         Self {
             medium,
             serial,
-            told_of_limit: AtomicBool::new(false),
-            told_of_failure: AtomicBool::new(false),
+            told_of_limit: Seldom::default(),
+            told_of_failure: Seldom::default(),
         }
     }
 
@@ -141,7 +140,7 @@ impl Disk {
         }
     }
 
-    /// Tells the operator why a request failed: the first time loudly, if it is something to act on.
+    /// Tells the operator why a request failed: loudly, once a minute, if it is something to act on.
     fn tell(&self, error: &RequestError) {
         let told = match error {
             RequestError::Overlay(OverlayError::LimitReached | OverlayError::MapLimitReached) => &self.told_of_limit,
@@ -156,11 +155,7 @@ impl Disk {
                 return;
             }
         };
-        let level = if told.swap(true, Ordering::Relaxed) {
-            Level::Debug
-        } else {
-            Level::Warn
-        };
+        let level = if told.is_due() { Level::Warn } else { Level::Debug };
         log!(level, "a request failed, and the guest was told: {}", chain(error));
     }
 

@@ -4,7 +4,10 @@
 //! process cannot reach any path by the time it ends. A dead socket at the path is replaced, a live one is left alone.
 
 use nix::errno::Errno;
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, connect, getsockname, getsockopt,
+    socket, sockopt,
+};
 use nix::sys::stat::{Mode, umask};
 use std::fs;
 use std::io;
@@ -86,7 +89,6 @@ impl Door {
 }
 
 fn check(fd: &OwnedFd, listening: bool) -> Result<(), DoorError> {
-    use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, sockopt};
     let family = getsockname::<SockaddrStorage>(fd.as_raw_fd()).map(|name| name.family());
     let stream = getsockopt(fd, sockopt::SockType) == Ok(SockType::Stream);
     let listens = getsockopt(fd, sockopt::AcceptConn) == Ok(true);
@@ -129,10 +131,20 @@ fn remove_dead(path: &Path) -> Result<(), DoorError> {
         }
         Ok(_) => {}
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
-        Ok(_) => Err(DoorError::Taken { path: path.to_owned() }),
-        Err(error) => Err(failed(error)),
+    match is_served(path).map_err(failed)? {
+        false => fs::remove_file(path).map_err(failed),
+        true => Err(DoorError::Taken { path: path.to_owned() }),
+    }
+}
+
+/// Whether somebody listens at `path`. A full queue of connections means yes; nobody waits for a place in it.
+fn is_served(path: &Path) -> io::Result<bool> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
+        Ok(()) | Err(Errno::EAGAIN) => Ok(true),
+        Err(Errno::ECONNREFUSED) => Ok(false),
+        Err(errno) => Err(errno.into()),
     }
 }
 
@@ -158,7 +170,7 @@ impl Admission {
     /// # Errors
     /// The uid of who may not, or the kernel's refusal to tell.
     pub(crate) fn check(&self, stream: &UnixStream) -> Result<(), PeerRefused> {
-        let peer = getsockopt(stream, PeerCredentials).map_err(PeerRefused::Unknown)?;
+        let peer = getsockopt(stream, sockopt::PeerCredentials).map_err(PeerRefused::Unknown)?;
         if self.uids.contains(&peer.uid()) {
             Ok(())
         } else {

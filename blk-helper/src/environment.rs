@@ -10,24 +10,23 @@ use std::path::PathBuf;
 pub(crate) struct Environment {
     /// Where temporary files go (`TMPDIR`).
     pub(crate) temporary: Option<PathBuf>,
-    /// The listening socket that a service manager passed (`LISTEN_FDS`, `LISTEN_PID`).
-    pub(crate) listener: Option<RawFd>,
+    /// How many descriptors a service manager passed to this process (`LISTEN_FDS`, `LISTEN_PID`).
+    pub(crate) passed: u32,
     /// Where a service manager wants to hear READY (`NOTIFY_SOCKET`).
     pub(crate) notify: Option<OsString>,
 }
 
 /// The first descriptor that a service manager passes (sd_listen_fds(3)).
-const FIRST_PASSED: RawFd = 3;
+pub(crate) const FIRST_PASSED: RawFd = 3;
 
 impl Environment {
     /// Reads it.
     pub(crate) fn read() -> Self {
         let number = |name| env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
         let for_us = number("LISTEN_PID") == Some(std::process::id());
-        let passed = for_us && number("LISTEN_FDS") == Some(1);
         Self {
             temporary: env::var_os("TMPDIR").filter(|dir| !dir.is_empty()).map(PathBuf::from),
-            listener: passed.then_some(FIRST_PASSED),
+            passed: number("LISTEN_FDS").filter(|_| for_us).unwrap_or(0),
             notify: env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()),
         }
     }

@@ -7,8 +7,9 @@
 //! Frontends name ring addresses in *their* address space; the table translates them to the guest's.
 
 use crate::mapping::GuestRegion;
+use crate::sys::file_status;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::stat::{SFlag, fstat};
+use nix::sys::stat::SFlag;
 use nix::sys::statfs::{FsType, HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
 use std::fs::File;
 use std::io;
@@ -159,7 +160,7 @@ impl MemoryTable {
 }
 
 fn check_file(spec: &RegionSpec, file: &File, require_seals: bool) -> Result<(), MemoryError> {
-    let info = fstat(file).map_err(MemoryError::system("examine the file"))?;
+    let info = file_status(file).map_err(MemoryError::system("examine the file"))?;
     let kind = SFlag::from_bits_truncate(info.st_mode) & SFlag::S_IFMT;
     if kind != SFlag::S_IFREG || !is_memory(file)? {
         return Err(MemoryError::Kind);
@@ -241,7 +242,7 @@ mod tests {
     fn what_is_not_shared_memory_is_refused() {
         for path in ["/dev/null", "/etc/passwd", "/"] {
             let file = File::open(path).unwrap();
-            let error = MemoryTable::default().add(spec(0, 1), &file, false).unwrap_err();
+            let error = MemoryTable::default().add(spec(0, 0x1000), &file, false).unwrap_err();
             assert!(matches!(error, MemoryError::Kind), "{path}: {error}");
         }
     }
@@ -251,10 +252,10 @@ mod tests {
         let mut table = MemoryTable::default();
         table.add(spec(0x1000, 0x1000), &memfd(0x1000), false).unwrap();
 
-        let overlap = table.add(spec(0x1fff, 0x1000), &memfd(0x1000), false);
+        let overlap = table.add(spec(0, 0x2000), &memfd(0x2000), false);
         let empty = table.add(spec(0x8000, 0), &memfd(0x1000), false);
         let wrapping = RegionSpec {
-            guest_address: u64::MAX,
+            guest_address: u64::MAX - 0xfff,
             ..spec(0, 0x1000)
         };
         let wrapping = table.add(wrapping, &memfd(0x1000), false);

@@ -56,20 +56,21 @@ impl Log for Stderr {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut line = String::new();
-        if budget.lost > 0 {
-            // Writing to a String cannot fail, here and below.
-            let _ = writeln!(line, "blk-helper: warning: {} log lines lost", budget.lost);
-        }
         let level = match record.level() {
             Level::Error => "error",
             Level::Warn => "warning",
             Level::Info => "info",
             Level::Debug | Level::Trace => "debug",
         };
-        let _ = writeln!(line, "blk-helper: {level}: {}", record.args());
-        if budget.admit(Instant::now()) && written(&line) {
+        // Before the lock is taken: formatting may run into a bug, whose report comes here too.
+        let mut line = format!("blk-helper: {level}: {}\n", record.args());
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        if budget.lost > 0 {
+            line.insert_str(0, &format!("blk-helper: warning: {} log lines lost\n", budget.lost));
+        }
+        // An error is why the process ends: there are few in a life, and they are what a flood would want to hide.
+        let admitted = budget.admit(Instant::now()) || record.level() == Level::Error;
+        if admitted && written(&line) {
             budget.lost = 0;
         } else {
             budget.lost = budget.lost.saturating_add(1);
@@ -79,15 +80,20 @@ impl Log for Stderr {
     fn flush(&self) {}
 }
 
-/// Writes a line if that takes no waiting. A pipe with room for a page takes a line whole.
+/// Most bytes written at a time: a pipe that is writable takes a page without waiting.
+const AT_A_TIME: usize = 4096;
+
+/// Writes a line, or its beginning if it is very long, if that takes no waiting. (Where several processes share one pipe,
+/// another may fill it in between; then this one waits for the pipe's reader.)
 fn written(line: &str) -> bool {
+    let bytes = line.as_bytes();
     let stderr = std::io::stderr();
     let mut ready = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
     let writable = poll(&mut ready, PollTimeout::ZERO) == Ok(1)
         && ready[0]
             .revents()
             .is_some_and(|events| events.contains(PollFlags::POLLOUT));
-    writable && nix::unistd::write(&stderr, line.as_bytes()).is_ok()
+    writable && nix::unistd::write(&stderr, bytes.get(..AT_A_TIME).unwrap_or(bytes)).is_ok()
 }
 
 /// Starts logging: everything an operator should know, and with `verbose` also what guests and frontends do wrong.
@@ -112,6 +118,23 @@ pub(crate) fn room_for_log() -> u64 {
     let length = |stream: BorrowedFd<'_>| fstat(stream).map_or(0, |info| u64::try_from(info.st_size).unwrap_or(0));
     let (out, err) = (std::io::stdout(), std::io::stderr());
     length(out.as_fd()).max(length(err.as_fd())).saturating_add(LINES)
+}
+
+/// Something that is worth a line, but not each time it happens: once a minute at most.
+#[derive(Debug, Default)]
+pub(crate) struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    /// Whether it is time for a line.
+    pub(crate) fn is_due(&self) -> bool {
+        let now = Instant::now();
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = last.is_none_or(|last| now.duration_since(last) >= Duration::from_secs(60));
+        if due {
+            *last = Some(now);
+        }
+        due
+    }
 }
 
 /// An error with all its causes, joined as messages are written: each says its own part once.

@@ -1,7 +1,7 @@
 //! `blk-helper`: serves one disk to one virtual machine over vhost-user-blk, and burns it.
 //!
-//! Reading order. A process's life: [`args`] → [`confine`] (prepare, open, enter, seal) → [`serve`]. A request's life:
-//! [`worker`] → [`ring`] → [`queue`] → [`chain`] → [`request`] → [`disk`] → [`overlay`] → `base` or the overlay's store.
+//! Reading order. A process's life: `args` → `confine` (prepare, open, enter, seal) → `serve`. A request's life:
+//! `worker` → `ring` → `queue` → `chain` → `request` → `disk` → `overlay` → `base` or the overlay's store.
 //!
 //! The concurrency rule: one worker drains a ring at a time, in order; whatever the control thread changes about a ring,
 //! it changes while that worker keeps away; the disk below takes care of itself.

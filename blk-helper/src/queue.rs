@@ -27,8 +27,11 @@ pub(crate) enum RingError {
     #[error("the ring is not in guest memory")]
     Layout,
     /// Its indices make no sense, or it vanished.
-    #[error("the ring is broken: {0}")]
+    #[error("the ring is broken")]
     Broken(#[from] virtio_queue::Error),
+    /// It says that there is an entry which cannot be read.
+    #[error("an entry of the ring cannot be read")]
+    Unreadable,
 }
 
 /// How a drain ended.
@@ -141,14 +144,15 @@ impl<'t, C: FnMut()> Turn<'t, C> {
 
     /// The next chain; none once the driver knows that it has to kick for another.
     fn pop(&mut self) -> Result<Option<DescriptorChain<&'t Memory>>, RingError> {
-        loop {
-            if let Some(chain) = self.queue.iter(self.memory)?.next() {
-                return Ok(Some(chain));
-            }
-            if !self.queue.enable_notification(self.memory)? {
-                return Ok(None);
-            }
+        if let Some(chain) = self.queue.iter(self.memory)?.next() {
+            return Ok(Some(chain));
         }
+        if !self.queue.enable_notification(self.memory)? {
+            return Ok(None);
+        }
+        // Something is available, so that a queue which yields nothing now never will.
+        let chain = self.queue.iter(self.memory)?.next();
+        chain.map(Some).ok_or(RingError::Unreadable)
     }
 
     /// Calls the driver about what was completed, if it wants that.

@@ -4,7 +4,7 @@ use crate::args::{BaseName, Config};
 use crate::base::{Base, BaseError, BaseSource};
 use crate::disk::{Disk, Medium};
 use crate::door::{Admission, Door, DoorError, DoorSource};
-use crate::environment::Environment;
+use crate::environment::{Environment, FIRST_PASSED};
 use crate::overlay::{CLUSTER_BYTES, Limits, Overlay, OverlayDir, OverlayFile, OverlayFileError};
 use crate::report::OverlayFacts;
 use crate::sys::adopt;
@@ -55,6 +55,10 @@ pub(crate) enum OpenError {
         "nobody could connect: give --socket-path or --fd, or start blk-helper with a listening socket (LISTEN_FDS)"
     )]
     NoDoor,
+    #[error("the service manager passed {0} descriptors; exactly one listening socket is expected")]
+    ManyDoors(u32),
+    #[error("descriptor {0} cannot be both the base and the socket")]
+    Twice(RawFd),
     #[error("cannot reach the service manager at NOTIFY_SOCKET")]
     Notify(#[source] io::Error),
 }
@@ -76,7 +80,7 @@ impl Resources {
             disk: Disk::new(medium, config.serial.0),
             overlay,
             door: Door::open(sources.door).map_err(OpenError::Door)?,
-            admission: Admission::new(nix::unistd::getuid().as_raw(), config.user.uid),
+            admission: admission(config),
             notify: environment
                 .notify
                 .as_deref()
@@ -85,6 +89,12 @@ impl Resources {
                 .map_err(OpenError::Notify)?,
         })
     }
+}
+
+/// Root's helper becomes another user; anybody else's stays what it is, whatever `--user` says.
+fn admission(config: &Config) -> Admission {
+    let me = nix::unistd::getuid();
+    Admission::new(me.as_raw(), if me.is_root() { config.user.uid } else { me.as_raw() })
 }
 
 /// What comes from outside: the base, and the way in.
@@ -100,19 +110,37 @@ impl Sources {
     /// # Errors
     /// [`OpenError`].
     pub(crate) fn named(config: &Config, environment: &Environment) -> Result<Self, OpenError> {
+        let numbers = Self::numbers(config, environment);
+        if let [one, other, ..] = numbers[..]
+            && one == other
+        {
+            return Err(OpenError::Twice(one));
+        }
         let take = |number| adopt(number).map_err(|source| OpenError::Adopt { number, source });
         let base = match &config.blk_file {
             Some(BaseName::Path(path)) => BaseSource::Path(path.clone()),
             Some(BaseName::Descriptor(number)) => BaseSource::Descriptor(take(*number)?),
             None => return Err(OpenError::NoBase),
         };
-        let door = match (&config.socket_path, config.fd, environment.listener) {
+        let door = match (&config.socket_path, config.fd, environment.passed) {
             (Some(path), _, _) => DoorSource::Path(path.clone()),
             (None, Some(number), _) => DoorSource::Connection(take(number)?),
-            (None, None, Some(number)) => DoorSource::Listener(take(number)?),
-            (None, None, None) => return Err(OpenError::NoDoor),
+            (None, None, 1) => DoorSource::Listener(take(FIRST_PASSED)?),
+            (None, None, 0) => return Err(OpenError::NoDoor),
+            (None, None, passed) => return Err(OpenError::ManyDoors(passed)),
         };
         Ok(Self { base, door })
+    }
+
+    /// The inherited descriptors that they need.
+    pub(crate) fn numbers(config: &Config, environment: &Environment) -> Vec<RawFd> {
+        let base = match config.blk_file {
+            Some(BaseName::Descriptor(number)) => Some(number),
+            Some(BaseName::Path(_)) | None => None,
+        };
+        let activated = config.socket_path.is_none() && config.fd.is_none() && environment.passed == 1;
+        let door = config.fd.or(activated.then_some(FIRST_PASSED));
+        base.into_iter().chain(door).collect()
     }
 }
 

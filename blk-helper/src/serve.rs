@@ -45,6 +45,12 @@ pub(crate) fn serve(confined: Confined<Service>) -> End {
 const KNOCK: u64 = 0;
 const MESSAGE: u64 = 1;
 
+/// Knocks answered before the frontend gets a turn again.
+const KNOCKS_A_TURN: usize = 4;
+
+/// How long to wait where the system has no descriptor, or no memory, for one who knocks.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
 /// The loop's state.
 struct Server {
     service: Service,
@@ -96,6 +102,9 @@ impl Server {
                 Next::Wait
             }
         };
+        if self.connection.as_ref().is_some_and(Connection::has_spoken) {
+            self.leave_at = None;
+        }
         let now = Instant::now();
         if self.connection.is_none() && self.leave_at.is_some_and(|at| at <= now) {
             return Ok(Some(End::FrontendGone));
@@ -130,7 +139,10 @@ impl Server {
 
     /// Lets the next frontend in, or turns it away.
     fn answer_knocks(&mut self) -> Result<Option<End>, Errno> {
-        while let Door::Listening(listener) = &self.service.door {
+        for _ in 0..KNOCKS_A_TURN {
+            let Door::Listening(listener) = &self.service.door else {
+                break;
+            };
             let Some(stream) = accept(listener)? else {
                 break;
             };
@@ -176,7 +188,6 @@ impl Server {
         );
         self.service.control.add(connection.stream(), event)?;
         self.connection = Some(connection);
-        self.leave_at = None;
         info!("a frontend connected");
         Ok(())
     }
@@ -184,7 +195,9 @@ impl Server {
     /// Lets a frontend go, and says whether that was the last one.
     fn part(&mut self, ended: &Ended) -> Option<End> {
         info!("the frontend left: {}", chain(ended));
+        let mut was_frontend = false;
         if let Some(connection) = self.connection.take() {
+            was_frontend = connection.has_spoken();
             // It was added in `admit`; the next descriptor with its number must not inherit its place.
             let _ = self.service.control.delete(connection.stream());
         }
@@ -201,6 +214,7 @@ impl Server {
         match (&self.service.door, self.service.exit_on_disconnect) {
             (Door::Single(_), _) => Some(End::FrontendGone),
             (Door::Listening(_), None) => None,
+            (Door::Listening(_), Some(_)) if !was_frontend => None,
             (Door::Listening(_), Some(patience)) => {
                 self.leave_at = Some(Instant::now() + patience);
                 None
@@ -222,6 +236,7 @@ fn accept(listener: &UnixListener) -> Result<Option<UnixStream>, Errno> {
             Some(Errno::ECONNABORTED | Errno::EINTR) => Ok(None),
             Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
                 debug!("cannot accept a frontend: {error}");
+                std::thread::sleep(EXHAUSTED);
                 Ok(None)
             }
             errno => Err(errno.unwrap_or(Errno::EIO)),

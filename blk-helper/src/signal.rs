@@ -2,10 +2,11 @@
 //!
 //! A peer can fill its eventfd's counter, so that a write would block; O_NONBLOCK is no defence, since the peer shares the
 //! flag and can clear it. So: look first, and write only what fits. A full counter has told the peer already. A peer that
-//! races the look blocks its own queue's worker, and nothing else; stopping that queue then ends the process.
+//! races the look blocks its own queue's worker, and nothing else; stopping that queue then ends the process. The control
+//! thread never signals: it leaves that to the worker.
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::{SFlag, fstat};
+use nix::sys::stat::SFlag;
 use std::fs::File;
 use std::os::fd::AsFd;
 
@@ -13,7 +14,12 @@ use std::os::fd::AsFd;
 pub(crate) fn signal(eventfd: Option<&File>) {
     let Some(eventfd) = eventfd else { return };
     let mut ready = [PollFd::new(eventfd.as_fd(), PollFlags::POLLOUT)];
-    if poll(&mut ready, PollTimeout::ZERO) == Ok(1) && ready[0].any() == Some(true) {
+    // A counter at its very end is an error and not writable: writing it would block all the same.
+    if poll(&mut ready, PollTimeout::ZERO) == Ok(1)
+        && ready[0]
+            .revents()
+            .is_some_and(|events| events.contains(PollFlags::POLLOUT))
+    {
         // Whatever a peer made of its own descriptor, there is nobody else to tell.
         let _ = nix::unistd::write(eventfd, &1u64.to_ne_bytes());
     }
@@ -22,7 +28,8 @@ pub(crate) fn signal(eventfd: Option<&File>) {
 /// Whether `file` can be an eventfd: of all the things a peer may send, only those that are no file at all pass. An
 /// eventfd has no kind of its own to ask for.
 pub(crate) fn may_be_eventfd(file: &File) -> bool {
-    fstat(file).is_ok_and(|info| SFlag::from_bits_truncate(info.st_mode) & SFlag::S_IFMT == SFlag::empty())
+    crate::sys::file_status(file)
+        .is_ok_and(|info| SFlag::from_bits_truncate(info.st_mode) & SFlag::S_IFMT == SFlag::empty())
 }
 
 #[cfg(test)]

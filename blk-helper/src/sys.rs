@@ -3,6 +3,7 @@
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 nix::ioctl_read_bad!(
@@ -23,8 +24,25 @@ pub(crate) fn bytes_waiting(socket: &impl AsFd) -> Result<usize, Errno> {
     Ok(usize::try_from(waiting).unwrap_or(0))
 }
 
+/// What kind of file `file` is, and how long.
+///
+/// The system call itself, because the C library spells it as one that could also look paths up, and that one the filter
+/// then could not tell from this.
+///
+/// # Errors
+/// Whatever the kernel says; an open descriptor always answers.
+pub(crate) fn file_status(file: &impl AsFd) -> Result<libc::stat, Errno> {
+    let mut status = MaybeUninit::<libc::stat>::uninit();
+    let number = file.as_fd().as_raw_fd();
+    // SAFETY: on success the kernel fills the whole structure, which is this function's own local, and keeps no pointer.
+    let result = unsafe { libc::syscall(libc::SYS_fstat, number, status.as_mut_ptr()) };
+    Errno::result(result)?;
+    // SAFETY: the call succeeded, so the structure is filled; any bit pattern is one of its values.
+    Ok(unsafe { status.assume_init() })
+}
+
 /// Takes over a descriptor that was inherited, by its number. Called once for each number on the command line, which
-/// `args.rs` has made sure are above 2 and distinct.
+/// `args.rs` and `resources.rs` have made sure are above 2 and distinct.
 ///
 /// # Errors
 /// EBADF when it is not open.

@@ -126,12 +126,18 @@ fn run(
     };
     let _ = tell.send(Ok(evidence.clone()));
     // The bell rings once the filter is loaded; nothing else can ring it before.
-    let waited = bell.wait(true, |_| {});
+    let waited = await_bell(bell);
     evidence.seccomp_mode = policy::seccomp_mode().unwrap_or(0);
     let _ = tell.send(Ok(evidence));
     let failed = waited.and_then(|()| serve(bell, rings, disk));
     log::error!("{name}: cannot wait for kicks: {failed:?}");
     policy::signals::exit_now(ExitCode::ServeFailed.number());
+}
+
+/// Waits until the bell is rung, whatever else wakes the thread.
+fn await_bell(bell: &Bell) -> nix::Result<()> {
+    while !bell.wait(true, |_| {})? {}
+    Ok(())
 }
 
 /// Drains rings for ever.

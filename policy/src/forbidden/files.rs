@@ -77,6 +77,22 @@ pub(super) const ACTS: &[Act] = &[
             ],
         )
     }),
+    Act::new(
+        "stat-empty-path",
+        "examine /etc/passwd in a call that is meant for descriptors",
+        |_| {
+            let mut status = [0_u8; 256];
+            call(
+                libc::SYS_newfstatat,
+                [
+                    number(libc::AT_FDCWD),
+                    text(PASSWD),
+                    Argument::Buffer(&mut status),
+                    number(libc::AT_EMPTY_PATH),
+                ],
+            )
+        },
+    ),
     Act::new("readlink", "read the link /proc/self/exe", |_| {
         let mut target = [0_u8; 256];
         call(

@@ -94,7 +94,6 @@ fn connection_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
     let cmd = Argument::int(1, "cmd");
     let seals = cmd.is(named!(F_GET_SEALS));
     let peek = Argument::int(3, "flags").is(named!(MSG_PEEK | MSG_DONTWAIT));
-    let by_descriptor = Argument::int(3, "flags").is(named!(AT_EMPTY_PATH));
     table! {
         allow: SYS_recvmsg [] "vhost-user messages and the descriptors that come with them";
         allow: SYS_recvfrom [peek] "looks whether a whole message, or the end of the connection, is there";
@@ -107,8 +106,7 @@ fn connection_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
         allow: SYS_fcntl [cmd.is(named!(F_GETFD))] "debug builds of Rust make sure that what they close is open";
         allow: SYS_fcntl [cmd.is(named!(F_DUPFD_CLOEXEC)), FD.is_none_of(descriptors.disk())]
             "a second handle of a connection: one to look at it, one for the message handling";
-        allow: SYS_newfstatat [by_descriptor] "size and type of received memory, of the base and of the overlay";
-        allow: SYS_fstat [] "the same, as other C libraries spell it";
+        allow: SYS_fstat [] "what kind of file a frontend sent, and how long it is; it takes no path";
         allow: SYS_fstatfs [] "guest memory lies on tmpfs or hugetlbfs, nowhere else";
     }
 }
@@ -138,12 +136,12 @@ fn runtime_rows() -> Vec<Row> {
         named!(FUTEX_WAIT | FUTEX_PRIVATE_FLAG),
         named!(FUTEX_WAKE | FUTEX_PRIVATE_FLAG),
         named!(FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG),
-        named!(FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME),
     ]);
     let option = Argument::int(0, "option");
     table! {
         allow: SYS_futex [op] "locks between our own threads";
         allow: SYS_clock_gettime [] "deadlines, where the clock cannot be read without a system call";
+        allow: SYS_sched_yield [] "a channel waits for a sender that was interrupted in the middle";
         allow: SYS_clock_nanosleep [] "a pause before trying again";
         allow: SYS_restart_syscall [] "the kernel resumes a timed wait after the process was stopped and continued";
         allow: SYS_prctl [option.is(named!(PR_GET_SECCOMP))] "each thread reads back that it has this filter";

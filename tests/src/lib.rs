@@ -1,0 +1,34 @@
+//! What the whole-process tests are made of.
+//!
+//! A test sets a [`place`] (a base image and an overlay directory), starts a real [`helper`] process there, and
+//! talks to it as a stranger would: through [`client`], whose virtio and vhost-user code is the `virtio-driver`
+//! crate's, or, where something malformed must be said, through [`wire`] (single messages) and [`raw`] (rings
+//! written byte by byte). What the disk should contain is known by [`model`]; [`traffic`] invents requests
+//! and [`drive`] runs them against both.
+//!
+//! Guest memory ([`memory`]) is a memfd that this side reads and writes by system call, so a test can hand a hostile
+//! ring to the helper without a line of `unsafe` of its own.
+//!
+//! Nothing in here knows how the helper works inside: only its command line, its socket and what `/proc` shows.
+
+#![deny(unsafe_code)]
+
+pub mod abuse;
+pub mod client;
+pub mod drive;
+pub mod guest;
+pub mod helper;
+pub mod memory;
+pub mod model;
+pub mod mounted;
+pub mod place;
+pub mod process;
+pub mod raw;
+pub mod request;
+pub mod require;
+pub mod ring;
+pub mod rng;
+pub mod spec;
+pub mod theft;
+pub mod traffic;
+pub mod wire;

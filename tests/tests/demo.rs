@@ -1,0 +1,70 @@
+//! `make demo` keeps working: the same program, with a guest that writes less.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// Enough to stand out from what other programs write meanwhile, which only `df` can tell an ordinary user.
+const WRITE_MIB: &str = "384";
+
+/// Runs the demo in a directory of its own, on a disk (`/tmp` need not be one); it must leave nothing there.
+fn demo(name: &str, prepare: impl FnOnce(&mut Command)) -> Output {
+    let dir = PathBuf::from(format!("/var/tmp/mayfly-test-{name}-{}", std::process::id()));
+    fs::create_dir(&dir).expect("everybody may write to /var/tmp");
+    let mut command = Command::new(program());
+    command.env("TMPDIR", &dir).stdin(Stdio::null());
+    prepare(&mut command);
+
+    let output = command
+        .output()
+        .expect("the demo is built (cargo build -p tests --bin demo)");
+
+    let left = fs::read_dir(&dir).expect("the directory is ours").count();
+    fs::remove_dir_all(&dir).expect("the directory is ours");
+    assert_eq!(left, 0, "the demo left something in its directory");
+    output
+}
+
+fn program() -> PathBuf {
+    let this = std::env::current_exe().expect("/proc is mounted");
+    let profile = this
+        .parent()
+        .and_then(Path::parent)
+        .expect("tests run from target/PROFILE/deps");
+    profile.join("demo")
+}
+
+fn shown(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn every_promise_is_kept() {
+    let output = demo("walk", |command| {
+        command.args(["--write-mib", WRITE_MIB]);
+    });
+
+    let (told, complained) = (shown(&output.stdout), shown(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{told}\n{complained}");
+    assert_eq!(told.matches("\n  kept  ").count(), 9, "{told}");
+}
+
+#[test]
+fn a_helper_that_does_not_start_is_a_failure() {
+    let output = demo("failure", |command| {
+        command.env("MAYFLY_BLK_HELPER", "/bin/false");
+    });
+
+    assert_eq!(output.status.code(), Some(1));
+    assert!(shown(&output.stderr).contains("blk-helper did not start"), "{output:?}");
+}
+
+#[test]
+fn unknown_arguments_are_refused() {
+    let output = demo("usage", |command| {
+        command.arg("--frobnicate");
+    });
+
+    assert_eq!(output.status.code(), Some(2));
+    assert!(shown(&output.stderr).contains("usage:"), "{output:?}");
+}
