@@ -7,6 +7,9 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+/// What a test says that only root can run.
+const NEEDS_ROOT: &str = "needs root";
+
 /// Why a test cannot run here.
 pub type Missing = String;
 
@@ -30,7 +33,7 @@ pub fn root() -> Result<(), Missing> {
     if nix::unistd::geteuid().is_root() {
         Ok(())
     } else {
-        Err("needs root".to_owned())
+        Err(NEEDS_ROOT.to_owned())
     }
 }
 
@@ -72,9 +75,16 @@ pub fn private_mount_command() -> Command {
 /// If `MAYFLY_SKIPS` names a file that cannot be written: a skip that nobody counts is a lie.
 pub fn skip(missing: &str) {
     let thread = std::thread::current();
-    let line = format!("SKIPPED {}: {missing}\n", thread.name().unwrap_or("a test"));
+    let name = thread.name().unwrap_or("a test");
+    // The same test ran as root a moment ago, in the same run: nothing is missing.
+    let left_to_root = missing == NEEDS_ROOT && std::env::var_os("MAYFLY_ALSO_AS_ROOT").is_some();
+    let how = if left_to_root { "LEFT TO ROOT" } else { "SKIPPED" };
+    let line = format!("{how} {name}: {missing}\n");
     // Straight to the descriptor: the harness captures only what the print macros write.
     let _ = std::io::stderr().write_all(line.as_bytes());
+    if left_to_root {
+        return;
+    }
     if let Some(path) = std::env::var_os("MAYFLY_SKIPS") {
         let mut file = OpenOptions::new()
             .create(true)

@@ -3,6 +3,8 @@
 //! Random traffic meets them now and then; here nothing else happens. Each queue gets its share of every cluster in the
 //! same order, so that the helper's workers walk over the clusters side by side.
 
+use std::time::Duration;
+
 use tests::client::{Buffer, Client, Request, SCRATCH_LEN, Setup};
 use tests::model::{CLUSTER, Model, SECTOR};
 use tests::place::Place;
@@ -42,7 +44,7 @@ fn run_together(client: &mut Client, requests: &[Request]) {
         client.kick(queue);
     }
     let mut done = 0;
-    while done < requests.len() {
+    loop {
         for queue in 0..QUEUES {
             for answer in client.completions(queue) {
                 assert_eq!(
@@ -54,9 +56,13 @@ fn run_together(client: &mut Client, requests: &[Request]) {
                 done += 1;
             }
         }
+        if done == requests.len() {
+            return;
+        }
         assert!(
-            client.wait(std::time::Duration::from_secs(30)) || done == requests.len(),
-            "stalled at {done}"
+            client.wait(Duration::from_secs(30)),
+            "stalled at {done} of {}",
+            requests.len()
         );
     }
 }
