@@ -65,33 +65,11 @@ pub(super) const ACTS: &[Act] = &[
         call(libc::SYS_mkdir, [text(NAME), number(0o700)])?;
         call(libc::SYS_rmdir, [text(NAME)])
     }),
-    Act::new("stat", "examine /etc/passwd", |_| {
-        let mut status = [0_u8; 256];
-        call(
-            libc::SYS_newfstatat,
-            [
-                number(libc::AT_FDCWD),
-                text(PASSWD),
-                Argument::Buffer(&mut status),
-                NULL,
-            ],
-        )
-    }),
+    Act::new("stat", "examine /etc/passwd", |_| stat(0)),
     Act::new(
         "stat-empty-path",
-        "examine /etc/passwd in a call that is meant for descriptors",
-        |_| {
-            let mut status = [0_u8; 256];
-            call(
-                libc::SYS_newfstatat,
-                [
-                    number(libc::AT_FDCWD),
-                    text(PASSWD),
-                    Argument::Buffer(&mut status),
-                    number(libc::AT_EMPTY_PATH),
-                ],
-            )
-        },
+        "examine /etc/passwd in a call for descriptors",
+        |_| stat(libc::AT_EMPTY_PATH),
     ),
     Act::new("readlink", "read the link /proc/self/exe", |_| {
         let mut target = [0_u8; 256];
@@ -141,6 +119,16 @@ pub(super) const ACTS: &[Act] = &[
         call(libc::SYS_fanotify_init, [NULL, NULL])
     }),
 ];
+
+/// Examines the file that everybody may read.
+fn stat(flags: i32) -> Result<(), Errno> {
+    let mut status = [0_u8; 256];
+    let status = Argument::Buffer(&mut status);
+    call(
+        libc::SYS_newfstatat,
+        [number(libc::AT_FDCWD), text(PASSWD), status, number(flags)],
+    )
+}
 
 /// Opens a path.
 fn openat(path: &CStr, flags: libc::c_int) -> Result<(), Errno> {
