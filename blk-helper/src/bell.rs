@@ -3,6 +3,7 @@
 //! All edge-triggered and never read: each write to an eventfd wakes once more. A kick descriptor belongs to the peer as
 //! much as to us, so reading it could block, whatever flags it had when it came.
 
+use crate::watch::LOOK;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -61,18 +62,24 @@ impl Bell {
         let _ = self.epoll.delete(kick);
     }
 
-    /// Waits for the next kicks, or only looks whether there are any, and tells `kicked` the ring of each. Says whether the
-    /// bell itself was rung.
+    /// Waits for the next kicks, at most as long as `patience` says, and tells `kicked` the ring of each. Says what came.
     ///
     /// # Errors
     /// When waiting fails, which it cannot while the descriptors are ours.
-    pub(crate) fn wait(&self, block: bool, mut kicked: impl FnMut(usize)) -> nix::Result<bool> {
+    pub(crate) fn wait(&self, patience: Patience, mut kicked: impl FnMut(usize)) -> nix::Result<Came> {
         let mut events = [EpollEvent::empty(); EVENTS];
-        let timeout = if block { EpollTimeout::NONE } else { EpollTimeout::ZERO };
+        let timeout = match patience {
+            Patience::None => EpollTimeout::ZERO,
+            Patience::Short => EpollTimeout::try_from(LOOK).unwrap_or(EpollTimeout::ZERO),
+            Patience::Endless => EpollTimeout::NONE,
+        };
         let count = match self.epoll.wait(&mut events, timeout) {
-            Err(nix::Error::EINTR) => 0,
+            Err(nix::Error::EINTR) => return Ok(Came::Kicks),
             other => other?,
         };
+        if count == 0 {
+            return Ok(Came::Nothing);
+        }
         let mut rung = false;
         for event in events.iter().take(count) {
             match usize::try_from(event.data()) {
@@ -80,8 +87,30 @@ impl Bell {
                 Ok(_) | Err(_) => rung = true,
             }
         }
-        Ok(rung)
+        Ok(if rung { Came::Bell } else { Came::Kicks })
     }
+}
+
+/// How long to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Not at all.
+    None,
+    /// Until the next look at the control thread.
+    Short,
+    /// For ever.
+    Endless,
+}
+
+/// What ended a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Came {
+    /// Its time.
+    Nothing,
+    /// Kicks only.
+    Kicks,
+    /// The bell itself, perhaps with kicks.
+    Bell,
 }
 
 #[cfg(test)]
@@ -90,7 +119,7 @@ mod tests {
 
     fn kicked(bell: &Bell) -> Vec<usize> {
         let mut rings = Vec::new();
-        bell.wait(false, |ring| rings.push(ring)).unwrap();
+        bell.wait(Patience::None, |ring| rings.push(ring)).unwrap();
         rings
     }
 

@@ -13,7 +13,8 @@ use crate::resources::{OpenError, Resources, Sources};
 use crate::service::{Service, ServiceError};
 use crate::worker::WorkerError;
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::signal::{SigSet, Signal};
 use policy::signals::{self, PARENT_DEATH};
 use policy::{Confined, EnterSpec, ParentDeath, PrepareSpec, SealError, StepError, User};
 use protocol::launch::ExitCode;
@@ -26,6 +27,8 @@ pub(crate) enum StartError {
     Prepare(#[source] StepError),
     #[error("cannot arrange for signals")]
     Signals(#[source] Errno),
+    #[error("{needed} descriptors are needed, and {allowed} are allowed (ulimit -n)")]
+    Descriptors { allowed: u64, needed: u64 },
     #[error("cannot open what is needed")]
     Open(#[source] OpenError),
     #[error("cannot confine the process")]
@@ -41,7 +44,7 @@ impl StartError {
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Prepare(StepError::ParentGone) | Self::Enter(StepError::ParentGone) => ExitCode::ParentGone,
-            Self::Open(_) | Self::Seal(SealError::Start(_)) => ExitCode::CannotStart,
+            Self::Descriptors { .. } | Self::Open(_) | Self::Seal(SealError::Start(_)) => ExitCode::CannotStart,
             Self::Prepare(_) | Self::Signals(_) | Self::Enter(_) | Self::Seal(_) | Self::Prove(_) => {
                 ExitCode::NotConfined
             }
@@ -70,6 +73,12 @@ pub(crate) fn confine(
     })
     .map_err(StartError::Prepare)?;
 
+    let needed = descriptors_needed(config, cpus);
+    let allowed = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    if allowed < needed {
+        return Err(StartError::Descriptors { allowed, needed });
+    }
+
     let resources = sources()
         .and_then(|sources| Resources::open(&prepared, config, environment, sources))
         .map_err(StartError::Open)?;
@@ -88,7 +97,14 @@ pub(crate) fn confine(
     let mut confined = prepared
         .enter(resources, &spec)
         .map_err(StartError::Enter)?
-        .seal(|resources, _| Service::start(resources, config, cpus), Service::filter)
+        .seal(
+            |resources, _| {
+                let service = Service::start(resources, config, cpus)?;
+                leave_signals_to_workers();
+                Ok(service)
+            },
+            Service::filter,
+        )
         .map_err(StartError::Seal)?;
 
     for evidence in confined.get().prove().map_err(StartError::Prove)? {
@@ -97,11 +113,25 @@ pub(crate) fn confine(
     Ok(confined)
 }
 
+/// From now on a worker takes the signals that end the process. A frontend may send a descriptor on which this thread then
+/// waits in the kernel, deaf to all but SIGKILL.
+fn leave_signals_to_workers() {
+    let mut signals = SigSet::empty();
+    for signal in ASKED.into_iter().chain([PARENT_DEATH]) {
+        signals.add(signal);
+    }
+    // It fails only for an operation that does not exist.
+    let _ = signals.thread_block();
+}
+
+/// The signals by which an operator asks for the end.
+const ASKED: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+
 /// Every signal that may come has its end. Nothing needs cleaning up: the kernel closes the overlay's last descriptor,
 /// and that is the burn.
 fn arrange_ends(bound: bool) -> Result<(), Errno> {
     let told = "blk-helper: info: told to end; the disk is burnt\n";
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+    for signal in ASKED {
         signals::exit_on(signal, ExitCode::Burnt.number(), told)?;
     }
     if bound {

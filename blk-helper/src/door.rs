@@ -152,13 +152,23 @@ fn is_served(path: &Path) -> io::Result<bool> {
 #[derive(Clone, Debug)]
 pub(crate) struct Admission {
     uids: [u32; 3],
+    all_users_shown: bool,
+}
+
+/// What the kernel shows for a user that a user namespace does not know.
+const OVERFLOW_UID: u32 = 65534;
+
+/// Whether this process's user namespace knows every user under its own number.
+fn all_users_are_shown() -> bool {
+    fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.split_ascii_whitespace().eq(["0", "0", "4294967295"]))
 }
 
 impl Admission {
-    /// Admits root, `started_by` and `serves_as`.
+    /// Admits root, `started_by` and `serves_as`. Where users may be hidden behind the overflow uid, that one is nobody.
     pub(crate) fn new(started_by: u32, serves_as: u32) -> Self {
         Self {
             uids: [0, started_by, serves_as],
+            all_users_shown: all_users_are_shown(),
         }
     }
 
@@ -171,7 +181,8 @@ impl Admission {
     /// The uid of who may not, or the kernel's refusal to tell.
     pub(crate) fn check(&self, stream: &UnixStream) -> Result<(), PeerRefused> {
         let peer = getsockopt(stream, sockopt::PeerCredentials).map_err(PeerRefused::Unknown)?;
-        if self.uids.contains(&peer.uid()) {
+        let known = peer.uid() != OVERFLOW_UID || self.all_users_shown;
+        if known && self.uids.contains(&peer.uid()) {
             Ok(())
         } else {
             Err(PeerRefused::Uid(peer.uid()))

@@ -10,7 +10,7 @@ use crate::mapping::GuestRegion;
 use crate::sys::file_status;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::stat::SFlag;
-use nix::sys::statfs::{FsType, HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
+use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -29,6 +29,10 @@ pub(crate) const MAX_REGIONS: usize = 64;
 
 /// Most bytes of all regions together: beyond the largest guest that exists, below this process's address space.
 const MAX_TOTAL_BYTES: u64 = 1 << 45;
+
+/// The page of ordinary memory. Its mappings may end anywhere; those of huge pages are rounded up by the kernel, and then
+/// cannot be undone by their length.
+const SMALL_PAGE: u64 = 4096;
 
 /// A region as a frontend describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +70,8 @@ pub(crate) enum MemoryError {
     Kind,
     #[error("the file has {file} bytes, the region ends at {end}")]
     Short { file: u64, end: u64 },
+    #[error("the region is not made of whole pages of {0} bytes, as its file is")]
+    Page(u64),
     #[error("the file can be truncated: it is not sealed against shrinking")]
     NotSealed,
     #[error("cannot {doing}")]
@@ -162,8 +168,12 @@ impl MemoryTable {
 fn check_file(spec: &RegionSpec, file: &File, require_seals: bool) -> Result<(), MemoryError> {
     let info = file_status(file).map_err(MemoryError::system("examine the file"))?;
     let kind = SFlag::from_bits_truncate(info.st_mode) & SFlag::S_IFMT;
-    if kind != SFlag::S_IFREG || !is_memory(file)? {
+    let page = memory_page(file)?;
+    let (SFlag::S_IFREG, Some(page)) = (kind, page) else {
         return Err(MemoryError::Kind);
+    };
+    if !spec.file_offset.is_multiple_of(page) || (page > SMALL_PAGE && !spec.bytes.is_multiple_of(page)) {
+        return Err(MemoryError::Page(page));
     }
     let length = u64::try_from(info.st_size).unwrap_or(0);
     let end = spec.file_offset.checked_add(spec.bytes).ok_or(MemoryError::Size)?;
@@ -180,11 +190,15 @@ fn check_file(spec: &RegionSpec, file: &File, require_seals: bool) -> Result<(),
     Ok(())
 }
 
-fn is_memory(file: &File) -> Result<bool, MemoryError> {
-    let file_system: FsType = fstatfs(file)
-        .map_err(MemoryError::system("examine the file's file system"))?
-        .filesystem_type();
-    Ok(file_system == TMPFS_MAGIC || file_system == HUGETLBFS_MAGIC)
+/// The page of a file that is shared memory; none if it is anything else.
+fn memory_page(file: &File) -> Result<Option<u64>, MemoryError> {
+    let info = fstatfs(file).map_err(MemoryError::system("examine the file's file system"))?;
+    let page = u64::try_from(info.block_size()).ok().filter(|page| *page > 0);
+    Ok(match info.filesystem_type() {
+        TMPFS_MAGIC => Some(SMALL_PAGE),
+        HUGETLBFS_MAGIC => page,
+        _ => None,
+    })
 }
 
 #[cfg(test)]

@@ -5,8 +5,10 @@
 //! log what a guest does to them, as often as it does it.
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::fstat;
+use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::unistd::dup2_stderr;
 use std::error::Error;
 use std::fmt::Write;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -83,8 +85,7 @@ impl Log for Stderr {
 /// Most bytes written at a time: a pipe that is writable takes a page without waiting.
 const AT_A_TIME: usize = 4096;
 
-/// Writes a line, or its beginning if it is very long, if that takes no waiting. (Where several processes share one pipe,
-/// another may fill it in between; then this one waits for the pipe's reader.)
+/// Writes a line, or its beginning if it is very long, if that takes no waiting.
 fn written(line: &str) -> bool {
     let bytes = line.as_bytes();
     let stderr = std::io::stderr();
@@ -96,8 +97,22 @@ fn written(line: &str) -> bool {
     writable && nix::unistd::write(&stderr, bytes.get(..AT_A_TIME).unwrap_or(bytes)).is_ok()
 }
 
+/// Makes writes to standard error fail where they would wait, if it is a terminal or a pipe: both promise less room than a
+/// line may need. The flag belongs to the open file, which others share, so this process opens the same thing once more
+/// for itself. Where that cannot be done, looking before each write has to do.
+fn stop_waiting_for_stderr() -> nix::Result<()> {
+    let kind = SFlag::from_bits_truncate(fstat(std::io::stderr())?.st_mode) & SFlag::S_IFMT;
+    if kind == SFlag::S_IFCHR || kind == SFlag::S_IFIFO {
+        let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let own = open("/proc/self/fd/2", flags, Mode::empty())?;
+        dup2_stderr(&own)?;
+    }
+    Ok(())
+}
+
 /// Starts logging: everything an operator should know, and with `verbose` also what guests and frontends do wrong.
 pub(crate) fn start(verbose: bool) {
+    let _ = stop_waiting_for_stderr();
     let logger = Stderr {
         budget: Mutex::new(Budget {
             second: Instant::now(),

@@ -34,6 +34,7 @@ mod signal;
 mod size;
 mod sys;
 mod transfer;
+mod watch;
 mod worker;
 
 use crate::args::Config;

@@ -193,15 +193,20 @@ impl Ring {
     /// [`Fatal::DrainTimedOut`].
     pub(crate) fn quiesce(&self) -> Result<Quiesced<'_>, Fatal> {
         self.stop.store(true, Ordering::Release);
-        let deadline = Instant::now() + DRAIN_DEADLINE;
+        let mut waited = Duration::ZERO;
         loop {
             match self.state.try_lock() {
                 Ok(state) => return Ok(Quiesced::new(self, state)),
                 Err(TryLockError::Poisoned(poisoned)) => return Ok(Quiesced::new(self, poisoned.into_inner())),
-                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                Err(TryLockError::WouldBlock) if waited >= DRAIN_DEADLINE => {
                     return Err(Fatal::DrainTimedOut(self.index));
                 }
-                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_micros(100)),
+                Err(TryLockError::WouldBlock) => {
+                    let before = Instant::now();
+                    std::thread::sleep(Duration::from_micros(100));
+                    // A process that was stopped meanwhile has not waited for its worker.
+                    waited = waited.saturating_add(before.elapsed().min(Duration::from_millis(10)));
+                }
             }
         }
     }

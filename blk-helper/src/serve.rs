@@ -14,7 +14,8 @@ use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use policy::Confined;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::{MutexGuard, PoisonError};
+use std::rc::Rc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
@@ -53,7 +54,7 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 
 /// The loop's state.
 struct Server {
-    service: Service,
+    service: Rc<Service>,
     connection: Option<Connection>,
     /// When to give up waiting for another frontend.
     leave_at: Option<Instant>,
@@ -62,7 +63,7 @@ struct Server {
 impl Server {
     fn new(service: Service) -> Result<Self, Errno> {
         let mut server = Self {
-            service,
+            service: Rc::new(service),
             connection: None,
             leave_at: None,
         };
@@ -89,15 +90,30 @@ impl Server {
 
     /// One round: who knocks, then what the frontend said, then waiting for either.
     fn turn(&mut self) -> Result<Option<End>, Errno> {
+        let service = Rc::clone(&self.service);
+        let next = match service.watched(|| self.work())? {
+            Ok(next) => next,
+            Err(end) => return Ok(Some(end)),
+        };
+        let now = Instant::now();
+        if self.connection.is_none() && self.leave_at.is_some_and(|at| at <= now) {
+            return Ok(Some(End::FrontendGone));
+        }
+        self.wait(next, now)?;
+        Ok(None)
+    }
+
+    /// What can be done now. Says what to wait for, or why this was the end.
+    fn work(&mut self) -> Result<Result<Next, End>, Errno> {
         if let Some(end) = self.answer_knocks()? {
-            return Ok(Some(end));
+            return Ok(Err(end));
         }
         let next = match self.connection.as_mut().map(Connection::advance) {
             None => Next::Wait,
             Some(Ok(next)) => next,
             Some(Err(ended)) => {
                 if let Some(end) = self.part(&ended) {
-                    return Ok(Some(end));
+                    return Ok(Err(end));
                 }
                 Next::Wait
             }
@@ -105,12 +121,7 @@ impl Server {
         if self.connection.as_ref().is_some_and(Connection::has_spoken) {
             self.leave_at = None;
         }
-        let now = Instant::now();
-        if self.connection.is_none() && self.leave_at.is_some_and(|at| at <= now) {
-            return Ok(Some(End::FrontendGone));
-        }
-        self.wait(next, now)?;
-        Ok(None)
+        Ok(Ok(next))
     }
 
     fn wait(&self, next: Next, now: Instant) -> Result<(), Errno> {
@@ -172,7 +183,7 @@ impl Server {
     }
 
     fn admit(&mut self, stream: UnixStream) -> Result<(), Errno> {
-        let backend = std::sync::Arc::clone(&self.service.backend);
+        let backend = Arc::clone(&self.service.backend);
         // Whoever was handed the only connection keeps nobody out by taking its time.
         let others = matches!(self.service.door, Door::Listening(_));
         let connection = match Connection::new(stream, backend, others) {

@@ -10,7 +10,8 @@ use crate::guest_memory::{Memory, SharedMemory};
 use crate::report::DiskFacts;
 use crate::resources::{Resources, disk_descriptors, door_descriptor};
 use crate::ring::Ring;
-use crate::worker::{Worker, WorkerError};
+use crate::watch::Watch;
+use crate::worker::{Post, Worker, WorkerError};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::unistd::Pid;
@@ -34,6 +35,7 @@ pub(crate) struct Service {
     pub(crate) exit_on_disconnect: Option<Duration>,
     pub(crate) control: Epoll,
     pub(crate) workers: Vec<Worker>,
+    watch: Arc<Watch>,
     pub(crate) backend: Arc<Mutex<Backend>>,
     disk: Arc<Disk>,
 }
@@ -73,7 +75,8 @@ impl Service {
             .collect::<Result<Vec<_>, _>>()
             .map_err(setup("a worker's bell"))?;
         let rings = rings(config, &memory, &bells)?;
-        let workers = workers(&rings, &bells, &disk)?;
+        let watch = Arc::new(Watch::default());
+        let workers = workers(&rings, &bells, &watch, &disk)?;
 
         let geometry = Geometry {
             capacity: disk.capacity(),
@@ -97,6 +100,7 @@ impl Service {
             exit_on_disconnect: config.exit_on_disconnect,
             control,
             workers,
+            watch,
             backend: Arc::new(Mutex::new(backend)),
             disk,
         })
@@ -139,6 +143,17 @@ impl Service {
             None => Ok(()),
             Some(socket) => nix::unistd::write(socket, b"READY=1\n").map(|_| ()),
         }
+    }
+
+    /// Does a piece of the control thread's work, with the workers watching that it ends.
+    pub(crate) fn watched<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.watch.begin();
+        for worker in &self.workers {
+            worker.bell().ring();
+        }
+        let done = work();
+        self.watch.end();
+        done
     }
 
     /// Collects from each worker what the kernel says of it under the filter.
@@ -185,19 +200,24 @@ fn rings(config: &Config, memory: &SharedMemory, bells: &[Arc<Bell>]) -> Result<
 }
 
 /// One worker for each bell, with every ring that rings it.
-fn workers(rings: &[Arc<Ring>], bells: &[Arc<Bell>], disk: &Arc<Disk>) -> Result<Vec<Worker>, ServiceError> {
+fn workers(
+    rings: &[Arc<Ring>],
+    bells: &[Arc<Bell>],
+    watch: &Arc<Watch>,
+    disk: &Arc<Disk>,
+) -> Result<Vec<Worker>, ServiceError> {
+    let watchers = u32::try_from(bells.len()).unwrap_or(u32::MAX);
     bells
         .iter()
         .enumerate()
         .map(|(index, bell)| {
             let share = rings.iter().skip(index).step_by(bells.len());
-            Worker::start(
-                index,
-                Arc::clone(bell),
-                share.map(Arc::clone).collect(),
-                Arc::clone(disk),
-            )
-            .map_err(ServiceError::Worker)
+            let post = Post {
+                bell: Arc::clone(bell),
+                watch: Arc::clone(watch),
+                watchers,
+            };
+            Worker::start(index, post, share.map(Arc::clone).collect(), Arc::clone(disk)).map_err(ServiceError::Worker)
         })
         .collect()
 }

@@ -3,10 +3,11 @@
 //! It is started before the filter is loaded, proves what confines it, and never ends: a worker that could not go on would
 //! leave a queue dead in a live process, so what it cannot handle ends the process.
 
-use crate::bell::Bell;
+use crate::bell::{Bell, Came, Patience};
 use crate::disk::Disk;
 use crate::overlay::CLUSTER;
 use crate::ring::Ring;
+use crate::watch::Watch;
 use policy::ThreadEvidence;
 use protocol::launch::ExitCode;
 use std::io;
@@ -42,6 +43,14 @@ pub(crate) enum WorkerError {
     },
 }
 
+/// Where a worker stands: what wakes it, and what it watches over, with how many others.
+#[derive(Clone, Debug)]
+pub(crate) struct Post {
+    pub(crate) bell: Arc<Bell>,
+    pub(crate) watch: Arc<Watch>,
+    pub(crate) watchers: u32,
+}
+
 /// A started worker, as the control thread knows it.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -51,21 +60,16 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts the worker `index` for `rings`, which `bell` wakes.
+    /// Starts the worker `index` at `post`, for the `rings` whose bell is there.
     ///
     /// # Errors
     /// [`WorkerError`].
-    pub(crate) fn start(
-        index: usize,
-        bell: Arc<Bell>,
-        rings: Vec<Arc<Ring>>,
-        disk: Arc<Disk>,
-    ) -> Result<Self, WorkerError> {
+    pub(crate) fn start(index: usize, post: Post, rings: Vec<Arc<Ring>>, disk: Arc<Disk>) -> Result<Self, WorkerError> {
         let name = format!("blk-worker{index}");
         let (tell, evidence) = channel();
         let body = {
-            let (name, bell) = (name.clone(), Arc::clone(&bell));
-            move || run(&name, &tell, &bell, &rings, &disk)
+            let (name, post) = (name.clone(), post.clone());
+            move || run(&name, &tell, &post, &rings, &disk)
         };
         thread::Builder::new()
             .name(name.clone())
@@ -74,7 +78,11 @@ impl Worker {
                 name: name.clone(),
                 source,
             })?;
-        let worker = Self { name, bell, evidence };
+        let worker = Self {
+            name,
+            bell: post.bell,
+            evidence,
+        };
         worker.evidence()?;
         Ok(worker)
     }
@@ -112,7 +120,7 @@ impl Worker {
 fn run(
     name: &str,
     tell: &Sender<Result<ThreadEvidence, policy::StepError>>,
-    bell: &Bell,
+    post: &Post,
     rings: &[Arc<Ring>],
     disk: &Disk,
 ) {
@@ -126,31 +134,41 @@ fn run(
     };
     let _ = tell.send(Ok(evidence.clone()));
     // The bell rings once the filter is loaded; nothing else can ring it before.
-    let waited = await_bell(bell);
+    let waited = await_bell(&post.bell);
     evidence.seccomp_mode = policy::seccomp_mode().unwrap_or(0);
     let _ = tell.send(Ok(evidence));
-    let failed = waited.and_then(|()| serve(bell, rings, disk));
+    let failed = waited.and_then(|()| serve(post, rings, disk));
     log::error!("{name}: cannot wait for kicks: {failed:?}");
     policy::signals::exit_now(ExitCode::ServeFailed.number());
 }
 
 /// Waits until the bell is rung, whatever else wakes the thread.
 fn await_bell(bell: &Bell) -> nix::Result<()> {
-    while !bell.wait(true, |_| {})? {}
+    while bell.wait(Patience::Endless, |_| {})? != Came::Bell {}
     Ok(())
 }
 
-/// Drains rings for ever.
-fn serve(bell: &Bell, rings: &[Arc<Ring>], disk: &Disk) -> nix::Result<()> {
+/// Drains rings for ever, and watches over the control thread while there is nothing to drain.
+fn serve(post: &Post, rings: &[Arc<Ring>], disk: &Disk) -> nix::Result<()> {
     let mut bounce = [0; CLUSTER];
     let mut ready = vec![false; rings.len()];
     loop {
-        let idle = !ready.contains(&true);
-        bell.wait(idle, |kicked| {
+        let patience = if ready.contains(&true) {
+            Patience::None
+        } else if post.watch.is_on() {
+            Patience::Short
+        } else {
+            Patience::Endless
+        };
+        let came = post.bell.wait(patience, |kicked| {
             for (ring, ready) in rings.iter().zip(&mut ready) {
                 *ready |= ring.index() == kicked;
             }
         })?;
+        if came == Came::Nothing && patience == Patience::Short && post.watch.is_overdue(post.watchers) {
+            log::error!("a frontend keeps the control thread waiting; the disk is burnt");
+            policy::signals::exit_now(ExitCode::Stalled.number());
+        }
         for (ring, ready) in rings.iter().zip(&mut ready) {
             if *ready | ring.take_nudge() {
                 *ready = ring.turn(disk, &mut bounce);

@@ -28,11 +28,13 @@ pub enum ExitCode {
     Panicked = 9,
     /// The event loop itself failed.
     ServeFailed = 10,
+    /// A frontend made the control thread wait, and it would have taken no more messages.
+    Stalled = 11,
 }
 
 impl ExitCode {
     /// Every code, for `--help` and the manual.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Burnt,
         Self::CannotStart,
         Self::Usage,
@@ -44,6 +46,7 @@ impl ExitCode {
         Self::ParentGone,
         Self::Panicked,
         Self::ServeFailed,
+        Self::Stalled,
     ];
 
     /// The number that `exit` gets.
@@ -68,6 +71,7 @@ impl ExitCode {
             Self::ParentGone => "the parent process died",
             Self::Panicked => "a bug: the process panicked",
             Self::ServeFailed => "the event loop failed",
+            Self::Stalled => "a frontend made the helper wait for too long",
         }
     }
 }

@@ -1,0 +1,60 @@
+//! Frontends that make the kernel hold the helper's control thread: the helper ends rather than take no more messages.
+//! Slow, because its patience is forty seconds.
+
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt::Linger};
+use protocol::launch::ExitCode;
+use tests::place::Place;
+use tests::wire::{VERSION, Wire, code, header};
+
+/// Longer than the helper's patience, on a loaded machine too.
+const LIMIT: Duration = Duration::from_secs(80);
+
+/// The control thread could be held for ever by a message that was shorter than it seemed.
+#[test]
+fn a_message_that_only_seems_whole_ends_the_helper_with_its_own_code() {
+    let place = Place::with_noise(1 << 20, 1);
+    let helper = place.helper().start();
+    let stream = UnixStream::connect(helper.socket()).unwrap();
+    let number = stream.as_raw_fd();
+    let wire = Wire::over(stream);
+
+    wire.send_bytes(&header(code::GET_FEATURES, VERSION, 1), &[]).unwrap();
+    // A byte out of band counts as waiting, and no ordinary read ever gets it.
+    send(number, b"x", MsgFlags::MSG_OOB).unwrap();
+
+    helper.wait_within(LIMIT).assert_code(ExitCode::Stalled);
+}
+
+/// SIGTERM was left pending on the very thread that a frontend held.
+#[test]
+fn sigterm_is_obeyed_while_a_descriptor_holds_the_control_thread() {
+    let place = Place::with_noise(1 << 20, 1);
+    let helper = place.helper().start();
+    let wire = Wire::connect(helper.socket());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let lingering = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let forever = nix::libc::linger {
+        l_onoff: 1,
+        l_linger: 3600,
+    };
+    setsockopt(&lingering, Linger, &forever).unwrap();
+    lingering.set_nonblocking(true).unwrap();
+    // Nobody reads: closing it waits for what was not sent.
+    while std::io::Write::write(&mut &lingering, &[0; 65536]).is_ok() {}
+    lingering.set_nonblocking(false).unwrap();
+
+    let body = 0u64.to_ne_bytes();
+    wire.send(code::SET_VRING_CALL, VERSION, &body, &[lingering.as_fd()])
+        .unwrap();
+    drop(lingering);
+    assert!(!wire.closes_within(Duration::from_secs(1)), "nothing held the helper");
+    helper.signal(nix::sys::signal::Signal::SIGTERM);
+
+    helper.wait_within(Duration::from_secs(5)).assert_code(ExitCode::Burnt);
+    drop(listener);
+}
