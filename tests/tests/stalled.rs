@@ -48,10 +48,11 @@ fn sigterm_is_obeyed_while_a_descriptor_holds_the_control_thread() {
     while std::io::Write::write(&mut &lingering, &[0; 65536]).is_ok() {}
     lingering.set_nonblocking(false).unwrap();
 
-    let body = 0u64.to_ne_bytes();
-    wire.send(code::SET_VRING_CALL, VERSION, &body, &[lingering.as_fd()])
-        .unwrap();
+    // The helper looks at no message before it is whole: by then it has the last descriptor, and closing it is its affair.
+    let beginning = header(code::SET_VRING_CALL, VERSION, 8);
+    wire.send_bytes(&beginning, &[lingering.as_fd()]).unwrap();
     drop(lingering);
+    wire.send_bytes(&0u64.to_ne_bytes(), &[]).unwrap();
     assert!(!wire.closes_within(Duration::from_secs(1)), "nothing held the helper");
     helper.signal(nix::sys::signal::Signal::SIGTERM);
 
