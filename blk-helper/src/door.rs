@@ -5,10 +5,10 @@
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, connect, getsockname, getsockopt,
-    socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind, connect, getsockname,
+    getsockopt, listen, socket, sockopt,
 };
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::{Mode, fchmod};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -63,7 +63,7 @@ impl Door {
     /// [`DoorError`].
     pub(crate) fn open(source: DoorSource) -> Result<Self, DoorError> {
         match source {
-            DoorSource::Path(path) => listen(&path).map(Self::Listening),
+            DoorSource::Path(path) => listen_at(&path).map(Self::Listening),
             DoorSource::Listener(fd) => {
                 check(&fd, true)?;
                 let listener = UnixListener::from(fd);
@@ -102,18 +102,25 @@ fn check(fd: &OwnedFd, listening: bool) -> Result<(), DoorError> {
     }
 }
 
-fn listen(path: &Path) -> Result<UnixListener, DoorError> {
+fn listen_at(path: &Path) -> Result<UnixListener, DoorError> {
     let failed = |source| DoorError::Listen {
         path: path.to_owned(),
         source,
     };
     remove_dead(path)?;
-    // The mode of a socket is what the umask leaves of it when it is bound: never for a moment more than 0600.
-    let before = umask(Mode::from_bits_truncate(0o177));
-    let listener = UnixListener::bind(path);
-    umask(before);
-    let listener = listener.map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
+    bind_privately(path)
+        .map(UnixListener::from)
+        .map_err(|errno| failed(errno.into()))
+}
+
+/// Makes the socket with mode 0600, never for a moment more: Linux gives the file that `bind` makes the mode that the
+/// socket has then, less the umask, which belongs to the whole process and stays as it is.
+fn bind_privately(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let listener = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    fchmod(&listener, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    bind(listener.as_raw_fd(), &UnixAddr::new(path)?)?;
+    listen(&listener, Backlog::MAXCONN)?;
     Ok(listener)
 }
 
@@ -224,7 +231,9 @@ mod tests {
     fn only_the_owner_may_connect() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
+
         let _door = open(&path).unwrap();
+
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
