@@ -3,10 +3,10 @@
 //! Follows the conventions for vhost-user backend programs (`--socket-path`, `--fd`, `--print-capabilities`, and for disks
 //! `--blk-file`, `--read-only`). Has no effects: what is named here is opened later.
 
-use crate::size;
 use clap::{ArgGroup, Parser, ValueEnum};
 use protocol::blk::ID_BYTES;
 use protocol::launch::ExitCode;
+use protocol::size;
 use std::fmt::Write;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -39,6 +39,11 @@ pub(crate) struct Config {
     /// Serve one connected Unix socket, this inherited descriptor; end when the peer closes it or the parent dies
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(RawFd).range(3..))]
     pub(crate) fd: Option<RawFd>,
+
+    /// Take orders from this inherited descriptor, a socket pair's end of type SOCK_SEQPACKET (docs/control.md): further
+    /// frontends, also after that of --fd; end when it is closed or the parent dies
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(RawFd).range(3..))]
+    pub(crate) control_fd: Option<RawFd>,
 
     /// Directory for the overlay [default: $TMPDIR, else /var/tmp]. A tmpfs is used only if named here
     #[arg(long, value_name = "DIR", conflicts_with = "read_only")]
@@ -90,7 +95,7 @@ pub(crate) struct Config {
           value_parser = seconds, conflicts_with = "fd")]
     pub(crate) exit_on_disconnect: Option<Duration>,
 
-    /// End when the parent dies (always so with --fd): to the kernel that is the thread which started this process
+    /// End when the parent dies (always so with --fd and --control-fd): to the kernel that is the thread which started this process
     #[arg(long)]
     pub(crate) die_with_parent: bool,
 
@@ -217,7 +222,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn after_help() -> String {
     let mut text = String::from(
-        "Without --socket-path and --fd, a listening socket is expected from the service manager (LISTEN_FDS).\n\n\
+        "Without --socket-path, --fd and --control-fd, a listening socket is expected from the service manager \
+         (LISTEN_FDS).\n\n\
          Examples:\n  \
          blk-helper --blk-file debian.raw --socket-path /run/user/1000/disk.sock --overlay-limit 10G\n  \
          qemu-system-x86_64 -object memory-backend-memfd,id=mem,size=2G,share=on -machine q35,memory-backend=mem \\\n    \
@@ -268,6 +274,7 @@ mod tests {
             &["--read-only", "--overlay-dir", "d"],
             &["--read-only", "--overlay-limit", "1G"],
             &["--fd", "2"],
+            &["--control-fd", "2"],
             &["--user", "0"],
             &["--user", "1000:0"],
             &["--queue-size", "100"],

@@ -9,10 +9,10 @@
 
 use crate::disk::Disk;
 use crate::guest_memory::{MAX_REGIONS, Memory, MemoryError, MemoryTable, RegionSpec, SharedMemory};
-use crate::logging::chain;
 use crate::ring::{Fatal, Quiesced, Ring};
 use crate::signal::may_be_eventfd;
 use log::{debug, info};
+use policy::logging::chain;
 use protocol::blk::{AckedFeatures, feature};
 use protocol::config_space::ConfigSpace;
 use std::fs::File;

@@ -8,13 +8,13 @@
 
 use crate::args::Config;
 use crate::environment::Environment;
-use crate::logging;
 use crate::resources::{OpenError, Resources, Sources};
 use crate::service::{Service, ServiceError};
 use crate::worker::WorkerError;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, Signal};
+use policy::logging;
 use policy::signals::{self, PARENT_DEATH};
 use policy::{Confined, EnterSpec, ParentDeath, PrepareSpec, SealError, StepError, User};
 use protocol::launch::ExitCode;
@@ -64,7 +64,7 @@ pub(crate) fn confine(
     // Reads files of the system, so it must be asked before they are out of reach.
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     // Before anything that sends one of them can happen.
-    let bound = config.die_with_parent || config.fd.is_some();
+    let bound = config.die_with_parent || config.fd.is_some() || config.control_fd.is_some();
     arrange_ends(bound).map_err(StartError::Signals)?;
     let prepared = policy::prepare(&PrepareSpec {
         keep: Sources::numbers(config, environment),
@@ -93,6 +93,7 @@ pub(crate) fn confine(
             .overlay
             .as_ref()
             .map(|overlay| overlay.file_bytes().max(logging::room_for_log())),
+        no_new_processes: true,
     };
     let mut confined = prepared
         .enter(resources, &spec)

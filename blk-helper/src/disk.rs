@@ -3,11 +3,11 @@
 //! No other place decides a status, and nothing below this file knows virtio.
 
 use crate::base::Base;
-use crate::logging::{Seldom, chain};
 use crate::overlay::{Overlay, OverlayError, SLICE_BYTES, Work};
 use crate::request::{MAX_ZERO_SEGMENTS, Request, ZeroSegments};
 use crate::transfer::Buffers;
 use log::{Level, debug, log};
+use policy::logging::{Seldom, chain};
 use protocol::blk::{ID_BYTES, OfferedFeatures, RequestType, Status};
 use protocol::config_space::ZeroLimits;
 use protocol::units::{ByteRange, Capacity, Sector, SectorCount};

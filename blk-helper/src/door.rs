@@ -5,13 +5,13 @@
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind, connect, getsockname,
-    getsockopt, listen, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen, socket, sockopt,
 };
 use nix::sys::stat::{Mode, fchmod};
+use rustix::net::{SocketType, sockopt as options};
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -26,6 +26,8 @@ pub(crate) enum DoorSource {
     Listener(OwnedFd),
     /// Inherited, connected.
     Connection(OwnedFd),
+    /// None: the operator attaches every frontend.
+    Closed,
 }
 
 /// The door.
@@ -33,8 +35,10 @@ pub(crate) enum DoorSource {
 pub(crate) enum Door {
     /// One frontend after the other.
     Listening(UnixListener),
-    /// One frontend, and then the end.
+    /// A frontend is there already, and no other comes by itself.
     Single(UnixStream),
+    /// None comes by itself (any more).
+    Closed,
 }
 
 /// Why there is no door.
@@ -76,23 +80,40 @@ impl Door {
                 stream.set_nonblocking(false).map_err(DoorError::Inherited)?;
                 Ok(Self::Single(stream))
             }
+            DoorSource::Closed => Ok(Self::Closed),
         }
     }
 
     /// The descriptor's number.
-    pub(crate) fn number(&self) -> RawFd {
+    pub(crate) fn number(&self) -> Option<RawFd> {
         match self {
-            Self::Listening(listener) => listener.as_raw_fd(),
-            Self::Single(stream) => stream.as_raw_fd(),
+            Self::Listening(listener) => Some(listener.as_raw_fd()),
+            Self::Single(stream) => Some(stream.as_raw_fd()),
+            Self::Closed => None,
+        }
+    }
+
+    /// The frontend that is there already. The door is closed behind it.
+    pub(crate) fn take_single(&mut self) -> Option<UnixStream> {
+        match std::mem::replace(self, Self::Closed) {
+            Self::Single(stream) => Some(stream),
+            other @ (Self::Listening(_) | Self::Closed) => {
+                *self = other;
+                None
+            }
         }
     }
 }
 
+/// Whether `fd` is a Unix socket of this type that listens, or does not.
+pub(crate) fn is_unix(fd: &impl AsFd, kind: SocketType, listening: bool) -> bool {
+    options::socket_domain(fd) == Ok(rustix::net::AddressFamily::UNIX)
+        && options::socket_type(fd) == Ok(kind)
+        && options::socket_acceptconn(fd) == Ok(listening)
+}
+
 fn check(fd: &OwnedFd, listening: bool) -> Result<(), DoorError> {
-    let family = getsockname::<SockaddrStorage>(fd.as_raw_fd()).map(|name| name.family());
-    let stream = getsockopt(fd, sockopt::SockType) == Ok(SockType::Stream);
-    let listens = getsockopt(fd, sockopt::AcceptConn) == Ok(true);
-    if family == Ok(Some(AddressFamily::Unix)) && stream && listens == listening {
+    if is_unix(fd, SocketType::STREAM, listening) {
         Ok(())
     } else {
         Err(DoorError::Kind {

@@ -102,6 +102,16 @@ pub(crate) fn look(stream: &UnixStream) -> Result<Look, GateError> {
     }
 }
 
+/// Whether the peer closed the connection, even if something that it said before is still to be read.
+pub(crate) fn is_hung_up(stream: &UnixStream) -> bool {
+    // Nothing is asked for: the kernel tells of a hang-up all the same.
+    let mut state = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    poll(&mut state, PollTimeout::ZERO).is_ok()
+        && state[0]
+            .revents()
+            .is_some_and(|events| events.contains(PollFlags::POLLHUP))
+}
+
 /// The name of the message and the size of its body, if it may pass.
 fn judge(header: [u8; HEADER_BYTES]) -> Result<(&'static str, u32), GateError> {
     let [c0, c1, c2, c3, f0, f1, f2, f3, s0, s1, s2, s3] = header;
@@ -173,6 +183,16 @@ mod tests {
         assert_eq!(look(&ours).unwrap(), Look::Empty);
         drop(theirs);
         assert!(matches!(look(&ours), Err(GateError::Closed)));
+    }
+
+    #[test]
+    fn a_hang_up_shows_behind_what_was_said_before() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(&message(1, 1, 0)).unwrap();
+        assert!(!is_hung_up(&ours));
+        drop(theirs);
+        assert!(is_hung_up(&ours));
+        assert_eq!(look(&ours).unwrap(), Look::Whole("GET_FEATURES"));
     }
 
     #[test]

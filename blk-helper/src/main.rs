@@ -15,12 +15,12 @@ mod chain;
 mod check;
 mod confine;
 mod connection;
+mod control;
 mod disk;
 mod door;
 mod environment;
 mod gate;
 mod guest_memory;
-mod logging;
 mod mapping;
 mod overlay;
 mod queue;
@@ -31,7 +31,6 @@ mod ring;
 mod serve;
 mod service;
 mod signal;
-mod size;
 mod sys;
 mod transfer;
 mod watch;
@@ -41,18 +40,18 @@ use crate::args::Config;
 use crate::check::AttemptError;
 use crate::confine::{StartError, confine};
 use crate::environment::Environment;
-use crate::logging::chain;
 use crate::report::HelperReport;
 use crate::resources::Sources;
 use crate::ring::Fatal;
 use crate::serve::{End, serve};
 use log::{Level, error, info, log, warn};
+use policy::logging::{self, chain};
 use protocol::launch::ExitCode;
 use std::io::{self, Write};
 
 fn main() {
     let config = Config::from_command_line();
-    logging::start(config.verbose);
+    logging::start("blk-helper", &["blk_helper", "policy"], config.verbose);
     std::panic::set_hook(Box::new(|panic| {
         error!("a bug: {panic}; the disk is burnt");
         policy::signals::exit_now(ExitCode::Panicked.number());
@@ -97,7 +96,7 @@ fn live(config: &Config) -> ExitCode {
     }
     let end = serve(confined);
     let (level, code) = match end {
-        End::FrontendGone => (Level::Info, ExitCode::Burnt),
+        End::FrontendGone | End::OperatorGone => (Level::Info, ExitCode::Burnt),
         End::Fatal(Fatal::DrainTimedOut(_)) => (Level::Error, ExitCode::DrainTimedOut),
         End::Fatal(Fatal::HistoryRefused(_)) => (Level::Error, ExitCode::HistoryRefused),
         End::Loop(_) => (Level::Error, ExitCode::ServeFailed),

@@ -3,8 +3,8 @@
 use crate::args::ReportFormat;
 use crate::disk::Disk;
 use crate::overlay::Limits;
-use crate::size::show;
 use policy::Report;
+use protocol::size::show;
 use serde::Serialize;
 use std::fmt;
 use std::io::{self, Write};

@@ -2,6 +2,7 @@
 
 use crate::args::{BaseName, Config};
 use crate::base::{Base, BaseError, BaseSource};
+use crate::control::{NoChannel, Operator};
 use crate::disk::{Disk, Medium};
 use crate::door::{Admission, Door, DoorError, DoorSource};
 use crate::environment::{Environment, FIRST_PASSED};
@@ -10,9 +11,10 @@ use crate::report::OverlayFacts;
 use crate::sys::adopt;
 use nix::errno::Errno;
 use policy::{Descriptor, Descriptors, Prepared};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -29,6 +31,7 @@ pub(crate) struct Resources {
     pub(crate) overlay: Option<OverlayFacts>,
     pub(crate) door: Door,
     pub(crate) admission: Admission,
+    pub(crate) operator: Option<Operator>,
     pub(crate) notify: Option<UnixDatagram>,
 }
 
@@ -52,13 +55,16 @@ pub(crate) enum OpenError {
     #[error("no way in for a frontend")]
     Door(#[source] DoorError),
     #[error(
-        "nobody could connect: give --socket-path or --fd, or start blk-helper with a listening socket (LISTEN_FDS)"
+        "nobody could connect: give --socket-path, --fd or --control-fd, or start blk-helper with a listening socket \
+         (LISTEN_FDS)"
     )]
     NoDoor,
     #[error("the service manager passed {0} descriptors; exactly one listening socket is expected")]
     ManyDoors(u32),
-    #[error("descriptor {0} cannot be both the base and the socket")]
+    #[error("descriptor {0} was named for two purposes and cannot serve both")]
     Twice(RawFd),
+    #[error("no way in for the operator")]
+    Operator(#[source] NoChannel),
     #[error("cannot reach the service manager at NOTIFY_SOCKET")]
     Notify(#[source] io::Error),
 }
@@ -81,6 +87,11 @@ impl Resources {
             overlay,
             door: Door::open(sources.door).map_err(OpenError::Door)?,
             admission: admission(config),
+            operator: sources
+                .operator
+                .map(Operator::new)
+                .transpose()
+                .map_err(OpenError::Operator)?,
             notify: environment
                 .notify
                 .as_deref()
@@ -97,11 +108,12 @@ fn admission(config: &Config) -> Admission {
     Admission::new(me.as_raw(), if me.is_root() { config.user.uid } else { me.as_raw() })
 }
 
-/// What comes from outside: the base, and the way in.
+/// What comes from outside: the base, and the ways in.
 #[derive(Debug)]
 pub(crate) struct Sources {
     pub(crate) base: BaseSource,
     pub(crate) door: DoorSource,
+    pub(crate) operator: Option<OwnedFd>,
 }
 
 impl Sources {
@@ -110,11 +122,12 @@ impl Sources {
     /// # Errors
     /// [`OpenError`].
     pub(crate) fn named(config: &Config, environment: &Environment) -> Result<Self, OpenError> {
-        let numbers = Self::numbers(config, environment);
-        if let [one, other, ..] = numbers[..]
-            && one == other
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = Self::numbers(config, environment)
+            .into_iter()
+            .find(|number| !seen.insert(*number))
         {
-            return Err(OpenError::Twice(one));
+            return Err(OpenError::Twice(twice));
         }
         let take = |number| adopt(number).map_err(|source| OpenError::Adopt { number, source });
         let base = match &config.blk_file {
@@ -126,10 +139,12 @@ impl Sources {
             (Some(path), _, _) => DoorSource::Path(path.clone()),
             (None, Some(number), _) => DoorSource::Connection(take(number)?),
             (None, None, 1) => DoorSource::Listener(take(FIRST_PASSED)?),
+            (None, None, 0) if config.control_fd.is_some() => DoorSource::Closed,
             (None, None, 0) => return Err(OpenError::NoDoor),
             (None, None, passed) => return Err(OpenError::ManyDoors(passed)),
         };
-        Ok(Self { base, door })
+        let operator = config.control_fd.map(take).transpose()?;
+        Ok(Self { base, door, operator })
     }
 
     /// The inherited descriptors that they need.
@@ -140,14 +155,14 @@ impl Sources {
         };
         let activated = config.socket_path.is_none() && config.fd.is_none() && environment.passed == 1;
         let door = config.fd.or(activated.then_some(FIRST_PASSED));
-        base.into_iter().chain(door).collect()
+        base.into_iter().chain(door).chain(config.control_fd).collect()
     }
 }
 
 impl Descriptors for Resources {
     fn descriptors(&self) -> Vec<Descriptor> {
         let mut list = disk_descriptors(&self.disk);
-        list.push(door_descriptor(&self.door));
+        list.extend(way_descriptors(&self.door, self.operator.as_ref()));
         list.extend(self.notify.as_ref().map(|socket| Descriptor {
             number: socket.as_raw_fd(),
             what: "socket to the service manager".into(),
@@ -171,15 +186,21 @@ pub(crate) fn disk_descriptors(disk: &Disk) -> Vec<Descriptor> {
     list
 }
 
-/// What a door keeps open.
-pub(crate) fn door_descriptor(door: &Door) -> Descriptor {
-    Descriptor {
-        number: door.number(),
-        what: match door {
-            Door::Listening(_) => "listening socket".into(),
-            Door::Single(_) => "connection to the frontend".into(),
-        },
-    }
+/// What the ways in keep open.
+pub(crate) fn way_descriptors(door: &Door, operator: Option<&Operator>) -> Vec<Descriptor> {
+    let what = match door {
+        Door::Listening(_) => "listening socket",
+        Door::Single(_) | Door::Closed => "connection to the frontend",
+    };
+    let door = door.number().map(|number| (number, what));
+    let operator = operator.map(|operator| (operator.number(), "control channel of the operator"));
+    door.into_iter()
+        .chain(operator)
+        .map(|(number, what)| Descriptor {
+            number,
+            what: what.into(),
+        })
+        .collect()
 }
 
 fn medium(base: Base, config: &Config, temporary: Option<&Path>) -> Result<(Medium, Option<OverlayFacts>), OpenError> {

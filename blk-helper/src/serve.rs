@@ -1,18 +1,24 @@
 //! Serving: one frontend at a time, until something ends it.
 //!
 //! The overlay outlives connections: a guest's reboot may bring a new one, and it finds its disk as it left it. A second
-//! frontend that comes while one is served is turned away at once, so that it never hangs.
+//! frontend that comes while one is served is turned away at once, so that it never hangs. With an operator, the operator
+//! says when it is over and brings frontends; without one, a connection that was handed over is the only one.
 
 use crate::connection::{Connection, Ended, Next};
-use crate::door::Door;
-use crate::logging::chain;
+use crate::control::Refusal;
+use crate::door::{Door, is_unix};
+use crate::gate::{self, GateError};
 use crate::ring::Fatal;
 use crate::service::Service;
 use log::{debug, info};
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use policy::Confined;
+use policy::logging::chain;
+use protocol::control::{Answer, Command};
+use rustix::net::SocketType;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -25,11 +31,14 @@ pub(crate) enum End {
     /// The frontend is gone and there shall be no other.
     #[error("the frontend is gone")]
     FrontendGone,
+    /// The operator's end of the control channel is closed.
+    #[error("the operator is gone")]
+    OperatorGone,
     /// A queue's state ends the process.
     #[error(transparent)]
     Fatal(#[from] Fatal),
     /// The loop itself failed.
-    #[error("cannot wait for frontends")]
+    #[error("cannot wait for frontends and the operator")]
     Loop(#[source] Errno),
 }
 
@@ -45,9 +54,13 @@ pub(crate) fn serve(confined: Confined<Service>) -> End {
 /// The events of the control thread's epoll.
 const KNOCK: u64 = 0;
 const MESSAGE: u64 = 1;
+const ORDER: u64 = 2;
 
 /// Knocks answered before the frontend gets a turn again.
 const KNOCKS_A_TURN: usize = 4;
+
+/// Requests of the operator answered before the frontend gets a turn again.
+const REQUESTS_A_TURN: usize = 16;
 
 /// How long to wait where the system has no descriptor, or no memory, for one who knocks.
 const EXHAUSTED: Duration = Duration::from_millis(100);
@@ -58,22 +71,30 @@ struct Server {
     connection: Option<Connection>,
     /// When to give up waiting for another frontend.
     leave_at: Option<Instant>,
+    /// The operator's end of the channel is closed.
+    operator_gone: bool,
 }
 
 impl Server {
-    fn new(service: Service) -> Result<Self, Errno> {
+    fn new(mut service: Service) -> Result<Self, Errno> {
+        let first = service.door.take_single();
         let mut server = Self {
             service: Rc::new(service),
             connection: None,
             leave_at: None,
+            operator_gone: false,
         };
         if let Door::Listening(listener) = &server.service.door {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, KNOCK);
             server.service.control.add(listener, event)?;
         }
-        if let Door::Single(stream) = &server.service.door {
-            let stream = stream.try_clone().map_err(|_| Errno::EMFILE)?;
-            server.admit(stream)?;
+        if let Some(operator) = &server.service.operator {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, ORDER);
+            server.service.control.add(operator, event)?;
+        }
+        if let Some(stream) = first {
+            let errno = |error: io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+            server.admit(stream).map_err(errno)?;
         }
         Ok(server)
     }
@@ -108,6 +129,9 @@ impl Server {
         if let Some(end) = self.answer_knocks()? {
             return Ok(Err(end));
         }
+        if let Some(end) = self.obey()? {
+            return Ok(Err(end));
+        }
         let next = match self.connection.as_mut().map(Connection::advance) {
             None => Next::Wait,
             Some(Ok(next)) => next,
@@ -124,7 +148,7 @@ impl Server {
         Ok(Ok(next))
     }
 
-    fn wait(&self, next: Next, now: Instant) -> Result<(), Errno> {
+    fn wait(&mut self, next: Next, now: Instant) -> Result<(), Errno> {
         let next = match next {
             Next::Wait => None,
             Next::Within(time) => Some(time),
@@ -143,7 +167,15 @@ impl Server {
         };
         let mut events = [EpollEvent::empty(); 4];
         match self.service.control.wait(&mut events, timeout) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Ok(count) => {
+                let gone = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP;
+                self.operator_gone |= events
+                    .iter()
+                    .take(count)
+                    .any(|event| event.data() == ORDER && event.events().intersects(gone));
+                Ok(())
+            }
+            Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno),
         }
     }
@@ -161,38 +193,77 @@ impl Server {
                 info!("a frontend was turned away: {}", chain(&refused));
                 continue;
             }
-            if let Some(ended) = self.gone() {
-                // It left in the very moment in which the next one came.
-                if let Some(end) = self.part(&ended) {
-                    return Ok(Some(end));
-                }
+            // It may have left in the very moment in which the next one came.
+            if let Some(end) = self.part_if_gone() {
+                return Ok(Some(end));
             }
             if self.connection.is_some() {
                 info!("a second frontend was turned away: there is one already");
-            } else {
-                self.admit(stream)?;
+            } else if let Err(error) = self.admit(stream) {
+                info!("a frontend was turned away: {error}");
             }
         }
         Ok(None)
     }
 
-    /// Why the frontend we have is gone, if it is.
-    fn gone(&self) -> Option<Ended> {
-        let connection = self.connection.as_ref()?;
-        crate::gate::look(connection.stream()).err().map(Ended::from)
+    /// Does what the operator asks.
+    fn obey(&mut self) -> Result<Option<End>, Errno> {
+        let service = Rc::clone(&self.service);
+        let Some(operator) = &service.operator else {
+            return Ok(None);
+        };
+        if self.operator_gone {
+            return Ok(Some(End::OperatorGone));
+        }
+        for _ in 0..REQUESTS_A_TURN {
+            let Some(packet) = operator.hear()? else {
+                break;
+            };
+            if let Some(end) = self.part_if_gone() {
+                return Ok(Some(end));
+            }
+            let reply = packet.answer(|command, descriptors| match command {
+                Command::Attach => self.attach(descriptors),
+                Command::Status => Ok(Answer::Status(service.status(self.connection.is_some()))),
+            });
+            operator.reply(&reply);
+        }
+        Ok(None)
     }
 
-    fn admit(&mut self, stream: UnixStream) -> Result<(), Errno> {
+    /// Lets the operator's frontend in.
+    fn attach(&mut self, descriptors: Vec<OwnedFd>) -> Result<Answer, Refusal> {
+        let socket = descriptors.into_iter().next().ok_or(Refusal::Kind)?;
+        if !is_unix(&socket, SocketType::STREAM, false) {
+            return Err(Refusal::Kind);
+        }
+        let stream = UnixStream::from(socket);
+        if gate::is_hung_up(&stream) {
+            return Err(Refusal::HungUp);
+        }
+        if self.connection.is_some() {
+            return Err(Refusal::Busy);
+        }
+        self.admit(stream).map_err(Refusal::Admit)?;
+        Ok(Answer::Attached)
+    }
+
+    /// Lets the frontend go if it has left, whatever it said before; says whether that was the last one.
+    fn part_if_gone(&mut self) -> Option<End> {
+        let stream = self.connection.as_ref()?.stream();
+        let ended = if gate::is_hung_up(stream) {
+            GateError::Closed
+        } else {
+            gate::look(stream).err()?
+        };
+        self.part(&ended.into())
+    }
+
+    fn admit(&mut self, stream: UnixStream) -> io::Result<()> {
         let backend = Arc::clone(&self.service.backend);
         // Whoever was handed the only connection keeps nobody out by taking its time.
         let others = matches!(self.service.door, Door::Listening(_));
-        let connection = match Connection::new(stream, backend, others) {
-            Ok(connection) => connection,
-            Err(error) => {
-                info!("a frontend was turned away: {error}");
-                return Ok(());
-            }
-        };
+        let connection = Connection::new(stream, backend, others)?;
         let event = EpollEvent::new(
             EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET,
             MESSAGE,
@@ -222,14 +293,14 @@ impl Server {
         if let Some(fatal) = fatal {
             return Some(fatal.into());
         }
-        match (&self.service.door, self.service.exit_on_disconnect) {
-            (Door::Single(_), _) => Some(End::FrontendGone),
-            (Door::Listening(_), None) => None,
-            (Door::Listening(_), Some(_)) if !was_frontend => None,
-            (Door::Listening(_), Some(patience)) => {
+        let others = matches!(self.service.door, Door::Listening(_)) || self.service.operator.is_some();
+        match self.service.exit_on_disconnect {
+            _ if !others => Some(End::FrontendGone),
+            Some(patience) if was_frontend => {
                 self.leave_at = Some(Instant::now() + patience);
                 None
             }
+            Some(_) | None => None,
         }
     }
 

@@ -4,11 +4,12 @@ use crate::args::Config;
 use crate::backend::Backend;
 use crate::bell::Bell;
 use crate::chain::SEG_MAX;
+use crate::control::Operator;
 use crate::disk::{Disk, Medium, ZERO_LIMITS};
 use crate::door::{Admission, Door};
 use crate::guest_memory::{Memory, SharedMemory};
 use crate::report::DiskFacts;
-use crate::resources::{Resources, disk_descriptors, door_descriptor};
+use crate::resources::{Resources, disk_descriptors, way_descriptors};
 use crate::ring::Ring;
 use crate::watch::Watch;
 use crate::worker::{Post, Worker, WorkerError};
@@ -20,6 +21,7 @@ use policy::seccomp::Filter;
 use policy::seccomp::helper::{HelperDescriptors, helper_filter};
 use policy::{Descriptor, Descriptors, ThreadEvidence};
 use protocol::config_space::{ConfigSpace, Geometry};
+use protocol::control::Status;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex};
@@ -31,6 +33,7 @@ pub(crate) struct Service {
     pub(crate) facts: DiskFacts,
     pub(crate) door: Door,
     pub(crate) admission: Admission,
+    pub(crate) operator: Option<Operator>,
     pub(crate) notify: Option<UnixDatagram>,
     pub(crate) exit_on_disconnect: Option<Duration>,
     pub(crate) control: Epoll,
@@ -96,6 +99,7 @@ impl Service {
             facts: DiskFacts::new(&disk, resources.overlay, shape, count),
             door: resources.door,
             admission: resources.admission,
+            operator: resources.operator,
             notify: resources.notify,
             exit_on_disconnect: config.exit_on_disconnect,
             control,
@@ -117,20 +121,21 @@ impl Service {
             overlay,
             listener: match &self.door {
                 Door::Listening(listener) => Some(listener.as_raw_fd()),
-                Door::Single(_) => None,
+                Door::Single(_) | Door::Closed => None,
             },
+            control: self.operator.as_ref().map(Operator::number),
         })
     }
 
     /// What a taken-over process would aim at; `parent` was asked for while that was possible.
     pub(crate) fn targets(&self, parent: Pid) -> Targets {
         Targets {
-            base: self.disk.medium().base().number(),
+            base: Some(self.disk.medium().base().number()),
             overlay: match self.disk.medium() {
                 Medium::ReadOnly(_) => None,
                 Medium::Burning(overlay) => Some(overlay.file().number()),
             },
-            parent,
+            ..Targets::new(parent)
         }
     }
 
@@ -142,6 +147,18 @@ impl Service {
         match &self.notify {
             None => Ok(()),
             Some(socket) => nix::unistd::write(socket, b"READY=1\n").map(|_| ()),
+        }
+    }
+
+    /// How things are, for the operator.
+    pub(crate) fn status(&self, connected: bool) -> Status {
+        Status {
+            disk_bytes: self.disk.capacity().bytes(),
+            connected,
+            overlay: match self.disk.medium() {
+                Medium::ReadOnly(_) => None,
+                Medium::Burning(overlay) => Some(overlay.status()),
+            },
         }
     }
 
@@ -172,7 +189,7 @@ impl Descriptors for Service {
             what: what.into(),
         };
         let mut list = disk_descriptors(&self.disk);
-        list.push(door_descriptor(&self.door));
+        list.extend(way_descriptors(&self.door, self.operator.as_ref()));
         list.push(described(self.control.0.as_raw_fd(), "epoll of the control thread"));
         for worker in &self.workers {
             let [epoll, bell] = worker.bell().numbers();

@@ -35,6 +35,15 @@ pub enum StepError {
     /// Landlock refused.
     #[error("cannot deny all paths with landlock")]
     Landlock(#[source] ::landlock::RulesetError),
+    /// A thread's own filter could not be put over the process's.
+    #[error("cannot load the own filter of the thread {thread}")]
+    Filter {
+        /// The thread.
+        thread: String,
+        /// Why.
+        #[source]
+        source: FilterError,
+    },
     /// A required state does not hold.
     #[error("{layer} is required and does not hold: {found}")]
     NotInForce {

@@ -11,9 +11,11 @@
 //! **Exit code 0 must mean that it was possible**, because an execve that succeeds never comes back to say so. A death by SIGSYS
 //! is the filter's refusal.
 
+pub mod check;
 mod disk;
 mod files;
 mod kernel;
+pub mod machine;
 mod memory;
 mod network;
 mod privileges;
@@ -29,12 +31,94 @@ use crate::sys::{Argument, attempt};
 /// What the acts are aimed at.
 #[derive(Clone, Copy, Debug)]
 pub struct Targets {
-    /// A file that the process may only read.
-    pub base: RawFd,
-    /// A nameless file that it may read and write; none for a read-only disk.
+    /// A disk's base, which the process may only read.
+    pub base: Option<RawFd>,
+    /// A disk's overlay, which it may read, write and punch.
     pub overlay: Option<RawFd>,
+    /// A connection to a disk's backend.
+    pub backend: Option<RawFd>,
+    /// The pipe with what is typed at a console.
+    pub console: Option<RawFd>,
+    /// Where the kernel's file was open.
+    pub kernel: Option<RawFd>,
+    /// A virtual machine.
+    pub vm: Option<RawFd>,
+    /// One of its processors.
+    pub vcpu: Option<RawFd>,
+    /// A tap.
+    pub tap: Option<RawFd>,
     /// The process that started this one, asked for before the filter.
     pub parent: Pid,
+}
+
+impl Targets {
+    /// Nothing but the parent.
+    #[must_use]
+    pub const fn new(parent: Pid) -> Self {
+        Self {
+            base: None,
+            overlay: None,
+            backend: None,
+            console: None,
+            kernel: None,
+            vm: None,
+            vcpu: None,
+            tap: None,
+            parent,
+        }
+    }
+
+    /// Any descriptor, one worth having if there is one.
+    fn any(&self) -> RawFd {
+        let worth = [self.overlay, self.backend, self.vm];
+        self.base.or(worth.into_iter().flatten().next()).unwrap_or(0)
+    }
+}
+
+/// One of the targets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aim {
+    /// None of the descriptors.
+    Nothing,
+    /// The disk's base.
+    Base,
+    /// The disk's overlay.
+    Overlay,
+    /// The connection to a backend.
+    Backend,
+    /// The console's input.
+    Console,
+    /// The kernel's file.
+    Kernel,
+    /// The virtual machine.
+    Vm,
+    /// The processor.
+    Vcpu,
+    /// The tap.
+    Tap,
+}
+
+impl Aim {
+    /// The descriptor, or -1: an act without a target is not performed.
+    fn number(self, targets: &Targets) -> RawFd {
+        let target = match self {
+            Self::Nothing => None,
+            Self::Base => targets.base,
+            Self::Overlay => targets.overlay,
+            Self::Backend => targets.backend,
+            Self::Console => targets.console,
+            Self::Kernel => targets.kernel,
+            Self::Vm => targets.vm,
+            Self::Vcpu => targets.vcpu,
+            Self::Tap => targets.tap,
+        };
+        target.unwrap_or(-1)
+    }
+
+    /// The same as an argument.
+    fn of(self, targets: &Targets) -> Argument<'static> {
+        number(self.number(targets))
+    }
 }
 
 /// What came of an act.
@@ -70,35 +154,25 @@ pub struct Act {
     pub what: &'static str,
     /// Performs it.
     run: fn(&Targets) -> Result<(), Errno>,
-    /// Whether it needs an overlay.
-    needs_overlay: bool,
+    /// What it needs.
+    aim: Aim,
 }
 
 impl Act {
     /// An act that any process can try.
     const fn new(name: &'static str, what: &'static str, run: fn(&Targets) -> Result<(), Errno>) -> Self {
-        Self {
-            name,
-            what,
-            run,
-            needs_overlay: false,
-        }
+        Self::on(Aim::Nothing, name, what, run)
     }
 
-    /// An act on the overlay.
-    const fn on_overlay(name: &'static str, what: &'static str, run: fn(&Targets) -> Result<(), Errno>) -> Self {
-        Self {
-            name,
-            what,
-            run,
-            needs_overlay: true,
-        }
+    /// An act on one of the descriptors.
+    const fn on(aim: Aim, name: &'static str, what: &'static str, run: fn(&Targets) -> Result<(), Errno>) -> Self {
+        Self { name, what, run, aim }
     }
 
     /// Performs the act. Only in a process that is thrown away afterwards.
     #[must_use]
     pub fn attempt(&self, targets: &Targets) -> Outcome {
-        if self.needs_overlay && targets.overlay.is_none() {
+        if self.aim != Aim::Nothing && self.aim.number(targets) < 0 {
             return Outcome::NoTarget;
         }
         match (self.run)(targets) {
@@ -109,16 +183,21 @@ impl Act {
     }
 }
 
-/// What a confined process must be able to do: read the base. A check that attempts this first, and finds it possible, knows that
-/// its processes get as far as the acts and do not die of something else.
-pub const CONTROL: Act = Act::new("control", "read the base (must be possible)", |targets| {
-    call(
-        libc::SYS_pread64,
-        [number(targets.base), Argument::Buffer(&mut [0]), number(1), NULL],
-    )
+/// What a confined process must be able to do: read its base, or say something. A check that attempts this first, and finds it
+/// possible, knows that its processes get as far as the acts and do not die of something else.
+pub const CONTROL: Act = Act::new("control", "do its work (must be possible)", |targets| {
+    if targets.base.is_some() {
+        let mut byte = [0];
+        call(
+            libc::SYS_pread64,
+            [Aim::Base.of(targets), Argument::Buffer(&mut byte), number(1), NULL],
+        )
+    } else {
+        call(libc::SYS_write, [number(2), Argument::Bytes(&[]), NULL])
+    }
 });
 
-/// Every act.
+/// Every act that no process of ours may perform.
 #[must_use]
 pub fn all() -> &'static [Act] {
     static ALL: LazyLock<Vec<Act>> = LazyLock::new(|| {
@@ -154,11 +233,6 @@ fn call<const N: usize>(number: libc::c_long, arguments: [Argument<'_>; N]) -> R
     attempt(number, arguments).map(drop)
 }
 
-/// The overlay, for acts that are only run when there is one.
-fn overlay(targets: &Targets) -> Argument<'static> {
-    number(targets.overlay.unwrap_or(-1))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,9 +252,8 @@ mod tests {
     fn acts_are_possible_for_an_unconfined_process() {
         let file = std::fs::File::open("/etc/passwd").unwrap();
         let targets = Targets {
-            base: file.as_raw_fd(),
-            overlay: None,
-            parent: nix::unistd::getppid(),
+            base: Some(file.as_raw_fd()),
+            ..Targets::new(nix::unistd::getppid())
         };
         for name in [
             "open",
@@ -201,12 +274,7 @@ mod tests {
     #[test]
     fn without_an_overlay_there_is_nothing_to_do_to_it() {
         let act = all().iter().find(|act| act.name == "dup-overlay").unwrap();
-        let targets = Targets {
-            base: 0,
-            overlay: None,
-            parent: nix::unistd::getppid(),
-        };
 
-        assert_eq!(act.attempt(&targets), Outcome::NoTarget);
+        assert_eq!(act.attempt(&Targets::new(nix::unistd::getppid())), Outcome::NoTarget);
     }
 }

@@ -26,7 +26,8 @@
 //! Requirements are states, not acts: "no capabilities" holds for a process that never had any. A *required* state that does
 //! not hold stops the start and no switch turns that off; a layer that is merely *where permitted* is reported.
 //!
-//! This crate knows no disks and no rings, prints nothing, and exits only in a signal handler or through
+//! A confined process's log must never make it wait, whatever is done to the other end of its standard error: so [`logging`] is
+//! here too. Beyond that, this crate knows no disks and no rings, prints nothing, and exits only in a signal handler or through
 //! [`signals::exit_now`]. A confined process must end through the latter: returning from `main` makes system calls (the runtime
 //! takes its signal stack down) that the filter kills.
 
@@ -41,6 +42,7 @@ pub mod forbidden;
 mod identity;
 mod landlock;
 mod limits;
+pub mod logging;
 mod namespaces;
 mod probe;
 mod report;

@@ -12,6 +12,7 @@ use std::fmt;
 
 use crate::caps;
 use crate::error::StepError;
+use crate::seccomp::Filter;
 use crate::sys;
 
 /// The five capability sets of a thread, as bits.
@@ -59,6 +60,10 @@ fn as_hex<S: Serializer>(bits: &u64, serializer: S) -> Result<S::Ok, S::Error> {
 }
 
 /// What one thread read back for itself.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is what the kernel said to one question"
+)]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ThreadEvidence {
     /// The thread's name.
@@ -67,6 +72,8 @@ pub struct ThreadEvidence {
     pub no_new_privs: bool,
     /// `PR_GET_SECCOMP`: 0 none yet, 2 a filter. Set it again from [`seccomp_mode`] once the process is sealed.
     pub seccomp_mode: u32,
+    /// Whether a filter of its own lies over the process's, shown by the refusal to load another.
+    pub own_filter: bool,
     /// The capability sets.
     pub capabilities: CapabilitySets,
     /// `PR_GET_DUMPABLE`.
@@ -79,14 +86,41 @@ impl fmt::Display for ThreadEvidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: no-new-privs {}, seccomp {}, dumpable {}, opens denied {}, capabilities {}",
+            "{}: no-new-privs {}, seccomp {}{}, dumpable {}, opens denied {}, capabilities {}",
             self.name,
             u8::from(self.no_new_privs),
             self.seccomp_mode,
+            if self.own_filter { " with its own filter" } else { "" },
             u8::from(self.dumpable),
             u8::from(self.opens_denied),
             self.capabilities
         )
+    }
+}
+
+impl ThreadEvidence {
+    /// Puts `filter` over the process's for the calling thread alone, and shows that it is in force. The process's filter must
+    /// allow one to be loaded, and `filter` must refuse another one with EPERM.
+    ///
+    /// # Errors
+    ///
+    /// The filter is refused; or another one is not.
+    pub fn narrow(&mut self, filter: &Filter) -> Result<(), StepError> {
+        filter.load_for_this_thread().map_err(|source| StepError::Filter {
+            thread: self.name.clone(),
+            source,
+        })?;
+        self.seccomp_mode = seccomp_mode().map_err(StepError::system("read the seccomp mode back"))?;
+        match sys::load_no_filter() {
+            Err(Errno::EPERM) => {
+                self.own_filter = true;
+                Ok(())
+            }
+            other => Err(StepError::NotInForce {
+                layer: "a thread's own filter",
+                found: format!("loading another one: {other:?}"),
+            }),
+        }
     }
 }
 
@@ -100,6 +134,7 @@ pub fn read_back_thread(name: &str) -> Result<ThreadEvidence, StepError> {
         name: name.to_owned(),
         no_new_privs: prctl::get_no_new_privs().map_err(StepError::system("read no-new-privs back"))?,
         seccomp_mode: seccomp_mode().map_err(StepError::system("read the seccomp mode"))?,
+        own_filter: false,
         capabilities: caps::sets()?,
         dumpable: prctl::get_dumpable().map_err(StepError::system("read dumpability back"))?,
         opens_denied: opens_are_denied(),

@@ -38,6 +38,9 @@ pub struct EnterSpec {
     /// RLIMIT_FSIZE in bytes, with SIGXFSZ ignored: beyond it a write gives EFBIG. It holds for every regular file the process
     /// writes, a log that standard error was redirected to included.
     pub file_size_limit: Option<u64>,
+    /// Whether RLIMIT_NPROC becomes 0 when the process is sealed: a second fence, for the filter has no call that makes a process.
+    /// Not where the kernel itself makes a thread later: since Linux 6.14 KVM does, when a guest first runs.
+    pub no_new_processes: bool,
 }
 
 /// A process that nobody of the same user can inspect any more, with nothing but what it was told to keep. Opening things,
@@ -104,6 +107,8 @@ pub struct Entered<R> {
     resources: R,
     /// What was inherited and kept.
     kept: Vec<RawFd>,
+    /// Whether RLIMIT_NPROC becomes 0.
+    no_new_processes: bool,
     /// What was achieved so far.
     report: Report,
 }
@@ -150,6 +155,7 @@ impl Prepared {
         Ok(Entered {
             resources,
             kept,
+            no_new_processes: spec.no_new_processes,
             report,
         })
     }
@@ -205,6 +211,16 @@ impl<S> Confined<S> {
         Ok(())
     }
 
+    /// Puts a filter of its own over the calling thread, which must be the one that sealed the process.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ThreadEvidence::narrow`].
+    pub fn narrow(&mut self, filter: &Filter) -> Result<(), StepError> {
+        let main = self.report.threads.first_mut();
+        main.expect("`enter` put the main thread there").narrow(filter)
+    }
+
     /// What the program serves with, and the report.
     #[must_use]
     pub fn into_parts(self) -> (S, Report) {
@@ -232,10 +248,13 @@ impl<R: Descriptors> Entered<R> {
         let Self {
             resources,
             kept,
+            no_new_processes,
             mut report,
         } = self;
         let parts = start(resources, &report).map_err(SealError::Start)?;
-        report.layers.push(limits::no_new_processes());
+        if no_new_processes {
+            report.layers.push(limits::no_new_processes());
+        }
 
         let listed = parts.descriptors();
         fds::verify(&listed, &kept).map_err(SealError::Descriptors)?;

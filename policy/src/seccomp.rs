@@ -4,11 +4,12 @@
 //! fails with an errno, for what libraries try out of habit and do without. Conditions carry their own words, made from the
 //! same source text as their numbers, so the table in the documentation cannot drift from the filter.
 //!
-//! It does not know what a process needs; [`helper`] does.
+//! It does not know what a process needs; [`helper`] and [`vmm`] do.
 
 mod compile;
 mod condition;
 pub mod helper;
+pub mod vmm;
 
 pub use compile::FilterError;
 pub use condition::{Argument, Condition, Value};
@@ -35,7 +36,7 @@ pub enum Action {
 }
 
 /// One line of a filter.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The call.
     pub call: Call,
@@ -55,9 +56,30 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// A filter of these rows.
+    /// A filter of these rows. A condition that excludes nothing is left out.
     #[must_use]
-    pub const fn new(rows: Vec<Row>) -> Self {
+    pub fn new(mut rows: Vec<Row>) -> Self {
+        for row in &mut rows {
+            row.conditions.retain(Condition::says_something);
+        }
+        Self { rows }
+    }
+
+    /// A filter that allows what any of several lists of rows allows. Where one of them names a call without conditions, the others
+    /// say nothing about that call.
+    #[must_use]
+    pub fn union(lists: impl IntoIterator<Item = Vec<Row>>) -> Self {
+        let mut rows: Vec<Row> = Vec::new();
+        for row in Self::new(lists.into_iter().flatten().collect()).rows {
+            let covers = |wide: &Row, row: &Row| {
+                (wide.call, wide.action) == (row.call, row.action)
+                    && (wide.conditions.is_empty() || wide.conditions == row.conditions)
+            };
+            if !rows.iter().any(|known| covers(known, &row)) {
+                rows.retain(|known| !covers(&row, known));
+                rows.push(row);
+            }
+        }
         Self { rows }
     }
 
@@ -65,6 +87,12 @@ impl Filter {
     #[must_use]
     pub fn rows(&self) -> &[Row] {
         &self.rows
+    }
+
+    /// The lines, to be put together with others.
+    #[must_use]
+    pub fn into_rows(self) -> Vec<Row> {
+        self.rows
     }
 
     /// The table for the documentation, as Markdown: allowed calls, then soft-denied ones.

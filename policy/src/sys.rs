@@ -49,6 +49,26 @@ pub(crate) fn seccomp_mode() -> Result<libc::c_int, Errno> {
     prctl(libc::PR_GET_SECCOMP, 0)
 }
 
+/// Loads a filter for the calling thread. It needs no-new-privs, and says so with EACCES.
+pub(crate) fn load_filter_for_this_thread(program: &[seccompiler::sock_filter]) -> Result<(), Errno> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?,
+        filter: program.as_ptr().cast_mut().cast(),
+    };
+    // SAFETY: `program`'s length and address are a slice's that is borrowed until the call returns, of a type that seccompiler and
+    // libc both lay out as the kernel does; the kernel copies it and writes nothing.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+    Errno::result(result).map(drop)
+}
+
+/// Asks to load a filter from nowhere, for this thread: EFAULT where that is allowed at all.
+pub(crate) fn load_no_filter() -> Result<(), Errno> {
+    let nowhere = std::ptr::null::<libc::sock_fprog>();
+    // SAFETY: the kernel reads a program from the address, and finds that there is none; it changes nothing then.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, nowhere) };
+    Errno::result(result).map(drop)
+}
+
 /// Refuses from now on that a mapping gains the right to execute.
 pub(crate) fn refuse_exec_gain() -> Result<(), Errno> {
     prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN).map(drop)

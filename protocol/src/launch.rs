@@ -6,7 +6,8 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ExitCode {
-    /// Asked to end (SIGTERM, SIGINT, SIGHUP), or the only frontend left (`--fd`, `--exit-on-disconnect`).
+    /// Asked to end (SIGTERM, SIGINT, SIGHUP), or the only frontend left (`--fd`, `--exit-on-disconnect`), or the operator
+    /// did (`--control-fd`).
     Burnt = 0,
     /// It could not start: base, overlay, socket.
     CannotStart = 1,
@@ -22,7 +23,7 @@ pub enum ExitCode {
     DrainTimedOut = 6,
     /// Guest memory vanished under a mapping (SIGBUS): its file was truncated.
     GuestMemoryGone = 7,
-    /// The parent died (`--die-with-parent`, or `--fd`).
+    /// The parent died (`--die-with-parent`, `--fd` or `--control-fd`).
     ParentGone = 8,
     /// A bug: the process panicked.
     Panicked = 9,
@@ -60,7 +61,7 @@ impl ExitCode {
     #[must_use]
     pub const fn meaning(self) -> &'static str {
         match self {
-            Self::Burnt => "ended as asked: by a signal, or because the frontend left",
+            Self::Burnt => "ended as asked: by a signal, or because the frontend or the operator left",
             Self::CannotStart => "could not start: base, overlay or socket",
             Self::Usage => "wrong usage",
             Self::NotConfined => "a required layer of confinement failed",

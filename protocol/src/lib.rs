@@ -1,8 +1,9 @@
 //! What Mayfly's processes, a guest and a launcher must agree on.
 //!
 //! Two conversations meet here. A guest's driver talks to `blk-helper` through virtqueues in the words of the virtio
-//! block device ([`blk`], [`config_space`]), counted in the [`units`] of a disk. A launcher starts `blk-helper` and
-//! reads from its exit code how it ended ([`launch`]).
+//! block device ([`blk`], [`config_space`]), counted in the [`units`] of a disk. A launcher starts `blk-helper`, asks
+//! things of it while it serves ([`control`]), and reads from its exit code how it ended ([`launch`]). People write a
+//! [`size`] the same way to every program.
 //!
 //! Not here: the vhost-user messages themselves (the `vhost` crate has them) and any I/O.
 #![forbid(unsafe_code)]
@@ -19,5 +20,7 @@
 
 pub mod blk;
 pub mod config_space;
+pub mod control;
 pub mod launch;
+pub mod size;
 pub mod units;

@@ -3,7 +3,11 @@
 //! The helper lives, serves the disk of an honest next client, and ends within a second of SIGTERM even while the
 //! abuse goes on. It knows nothing of any particular abuse.
 
+use std::io::{self, Write};
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt::Linger};
 
 use crate::client::{Client, Setup};
 use crate::helper::Helper;
@@ -53,4 +57,24 @@ pub fn assert_serves(mut helper: Helper, place: &Place) {
     );
     drop(client);
     helper.terminate();
+}
+
+/// A socket on whose closing the kernel waits for an hour, and the peer that lets it: who closes it last is held.
+///
+/// # Errors
+///
+/// Whatever the kernel says.
+pub fn lingering() -> io::Result<(TcpStream, TcpListener)> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let lingering = TcpStream::connect(listener.local_addr()?)?;
+    let long = nix::libc::linger {
+        l_onoff: 1,
+        l_linger: 3600,
+    };
+    setsockopt(&lingering, Linger, &long)?;
+    lingering.set_nonblocking(true)?;
+    // Nobody reads: closing it waits for what was not sent.
+    while (&lingering).write(&[0; 65536]).is_ok() {}
+    lingering.set_nonblocking(false)?;
+    Ok((lingering, listener))
 }

@@ -28,6 +28,7 @@ static SPAWN: Mutex<()> = Mutex::new(());
 enum Channel {
     Path(PathBuf),
     Connected(UnixStream),
+    Closed,
     Activated(UnixListener),
 }
 
@@ -127,6 +128,21 @@ impl<'place> HelperBuilder<'place> {
         self
     }
 
+    /// Serves nobody but whom its operator attaches. Goes with [`Self::operated`].
+    #[must_use]
+    pub fn closed(mut self) -> Self {
+        self.channel = Channel::Closed;
+        self
+    }
+
+    /// Takes orders from an operator: this is the helper's end of the channel (`--control-fd`).
+    #[must_use]
+    pub fn operated(mut self, channel: OwnedFd) -> Self {
+        let number = channel.as_raw_fd().to_string();
+        self.inherited.push(channel);
+        self.value("--control-fd", number)
+    }
+
     /// Serves a listener that somebody else bound (`LISTEN_FDS`).
     #[must_use]
     pub fn activated(mut self, listener: UnixListener) -> Self {
@@ -182,6 +198,7 @@ impl<'place> HelperBuilder<'place> {
             Channel::Activated(listener) => {
                 command.stdin(Stdio::from(OwnedFd::from(listener)));
             }
+            Channel::Closed => {}
             Channel::Connected(stream) => {
                 command.arg("--fd").arg(stream.as_raw_fd().to_string());
                 self.inherited.push(stream.into());
@@ -238,7 +255,7 @@ pub fn beside_this_test(name: &str) -> PathBuf {
 }
 
 /// Spawns `command` with these descriptors of ours open in it, under the same numbers, and in no other child.
-fn spawn_with(command: &mut Command, inherited: &[OwnedFd]) -> io::Result<Child> {
+pub(crate) fn spawn_with(command: &mut Command, inherited: &[OwnedFd]) -> io::Result<Child> {
     // Taken over from whoever panicked before: the guarded state is the kernel's, and it is restored below.
     let _guard = SPAWN.lock().unwrap_or_else(PoisonError::into_inner);
     let set_all = |flags| {

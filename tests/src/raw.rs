@@ -70,7 +70,13 @@ impl RawDisk {
         Self::prepare_with(patient(socket), GuestMemory::sealed(MEMORY), rings, size)
     }
 
-    fn prepare_with(wire: Wire, memory: GuestMemory, rings: u32, size: u16) -> Self {
+    /// As [`Self::prepare`], over a connection that said nothing yet and with memory of at least [`MEMORY`] bytes.
+    ///
+    /// # Panics
+    ///
+    /// If the helper refuses any of it.
+    #[must_use]
+    pub fn prepare_with(wire: Wire, memory: GuestMemory, rings: u32, size: u16) -> Self {
         negotiate(&wire);
         tell_memory(&wire, &memory);
         let rings = (0..rings).map(|index| RawRing::new(index, size)).collect();

@@ -1,13 +1,13 @@
 //! Frontends that make the kernel hold the helper's control thread: the helper ends rather than take no more messages.
 //! Slow, because its patience is forty seconds.
 
-use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt::Linger};
+use nix::sys::socket::{MsgFlags, send};
 use protocol::launch::ExitCode;
+use tests::abuse::lingering;
 use tests::place::Place;
 use tests::wire::{VERSION, Wire, code, header};
 
@@ -36,17 +36,7 @@ fn sigterm_is_obeyed_while_a_descriptor_holds_the_control_thread() {
     let place = Place::with_noise(1 << 20, 1);
     let helper = place.helper().start();
     let wire = Wire::connect(helper.socket());
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let lingering = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let forever = nix::libc::linger {
-        l_onoff: 1,
-        l_linger: 3600,
-    };
-    setsockopt(&lingering, Linger, &forever).unwrap();
-    lingering.set_nonblocking(true).unwrap();
-    // Nobody reads: closing it waits for what was not sent.
-    while std::io::Write::write(&mut &lingering, &[0; 65536]).is_ok() {}
-    lingering.set_nonblocking(false).unwrap();
+    let (lingering, listener) = lingering().unwrap();
 
     // The helper looks at no message before it is whole: by then it has the last descriptor, and closing it is its affair.
     let beginning = header(code::SET_VRING_CALL, VERSION, 8);

@@ -35,6 +35,7 @@ mod store;
 use crate::base::Base;
 use crate::transfer::Buffers;
 use map::{Cluster, ClusterMap, Slot, State};
+use protocol::control::OverlayStatus;
 use protocol::units::ByteRange;
 use regions::{REGION_BYTES, Regions};
 use runs::Run;
@@ -152,6 +153,11 @@ impl Overlay {
     /// The overlay's file.
     pub(crate) fn file(&self) -> &OverlayFile {
         self.store.file()
+    }
+
+    /// How full it is.
+    pub(crate) fn status(&self) -> OverlayStatus {
+        self.slots().status()
     }
 
     /// Reads `range` into the guest's buffers, which are as long.

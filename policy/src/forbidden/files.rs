@@ -3,7 +3,8 @@
 use nix::errno::Errno;
 use std::ffi::CStr;
 
-use super::{Act, NULL, Targets, attempt, call, number, overlay, text};
+use super::Aim::Overlay;
+use super::{Act, NULL, Targets, attempt, call, number, text};
 use crate::sys::Argument;
 
 /// A file that everybody may read.
@@ -42,7 +43,7 @@ pub(super) const ACTS: &[Act] = &[
         |targets| {
             call(
                 libc::SYS_openat,
-                [number(targets.base), text(c".."), number(libc::O_RDONLY)],
+                [number(targets.any()), text(c".."), number(libc::O_RDONLY)],
             )
         },
     ),
@@ -51,7 +52,7 @@ pub(super) const ACTS: &[Act] = &[
         let mut handle = [0_u8; 16];
         call(
             libc::SYS_open_by_handle_at,
-            [number(targets.base), Argument::Buffer(&mut handle), NULL],
+            [number(targets.any()), Argument::Buffer(&mut handle), NULL],
         )
     }),
     Act::new("create", "create a file", |_| {
@@ -79,11 +80,11 @@ pub(super) const ACTS: &[Act] = &[
         )
     }),
     Act::new("chdir", "change the directory", |_| call(libc::SYS_chdir, [text(c"/")])),
-    Act::on_overlay("link-overlay", "give the overlay a name", |targets| {
+    Act::on(Overlay, "link-overlay", "give the overlay a name", |targets| {
         call(
             libc::SYS_linkat,
             [
-                overlay(targets),
+                Overlay.of(targets),
                 text(c""),
                 number(libc::AT_FDCWD),
                 text(NAME),
@@ -92,7 +93,8 @@ pub(super) const ACTS: &[Act] = &[
         )?;
         call(libc::SYS_unlink, [text(NAME)])
     }),
-    Act::on_overlay(
+    Act::on(
+        Overlay,
         "link-overlay-proc",
         "give the overlay a name through /proc",
         link_through_proc,
@@ -146,7 +148,7 @@ fn openat(path: &CStr, flags: libc::c_int) -> Result<(), Errno> {
 
 /// The other way that `linkat` knows for a descriptor.
 fn link_through_proc(targets: &Targets) -> Result<(), Errno> {
-    let path = format!("/proc/self/fd/{}\0", targets.overlay.unwrap_or(-1));
+    let path = format!("/proc/self/fd/{}\0", Overlay.number(targets));
     call(
         libc::SYS_linkat,
         [

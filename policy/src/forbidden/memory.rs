@@ -2,7 +2,8 @@
 
 use nix::errno::Errno;
 
-use super::{Act, NULL, attempt, call, number, overlay};
+use super::Aim::{Base, Overlay};
+use super::{Act, NULL, attempt, call, number};
 use crate::sys::Argument;
 
 /// One page.
@@ -29,19 +30,19 @@ pub(super) const ACTS: &[Act] = &[
         let page = map(libc::PROT_READ | libc::PROT_WRITE, ANONYMOUS, number(-1))?;
         protect(libc::SYS_pkey_mprotect, page)
     }),
-    Act::new("map-base", "map the base", |targets| {
+    Act::on(Base, "map-base", "map the base", |targets| {
         map(
             libc::PROT_READ,
             libc::MAP_SHARED | libc::MAP_NORESERVE,
-            number(targets.base),
+            Base.of(targets),
         )
         .map(drop)
     }),
-    Act::on_overlay("map-overlay", "map the overlay", |targets| {
+    Act::on(Overlay, "map-overlay", "map the overlay", |targets| {
         map(
             libc::PROT_READ,
             libc::MAP_SHARED | libc::MAP_NORESERVE,
-            overlay(targets),
+            Overlay.of(targets),
         )
         .map(drop)
     }),

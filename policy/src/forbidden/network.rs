@@ -28,11 +28,7 @@ pub(super) const ACTS: &[Act] = &[
         connect(socket.as_raw_fd(), &UnixAddr::new_abstract(b"mayfly-forbidden")?)
     }),
     Act::new("socketpair", "make a pair of sockets", |_| pair().map(drop)),
-    Act::new(
-        "pass-descriptor",
-        "pass the base's descriptor to a new socket",
-        pass_descriptor,
-    ),
+    Act::new("pass-descriptor", "pass a descriptor to a new socket", pass_descriptor),
 ];
 
 /// Makes a socket.
@@ -45,10 +41,10 @@ fn pair() -> Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd), Errno> {
     socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
 }
 
-/// Sends the base to itself.
+/// Sends a descriptor to itself.
 fn pass_descriptor(targets: &Targets) -> Result<(), Errno> {
     let (ours, _theirs) = pair()?;
-    let descriptors = [targets.base];
+    let descriptors = [targets.any()];
     sendmsg::<()>(
         ours.as_raw_fd(),
         &[IoSlice::new(b"x")],

@@ -49,7 +49,7 @@ pub(super) const ACTS: &[Act] = &[
         call(libc::SYS_unshare, [number(libc::CLONE_NEWNS)])
     }),
     Act::new("setns", "join a namespace", |targets| {
-        call(libc::SYS_setns, [number(targets.base), NULL])
+        call(libc::SYS_setns, [number(targets.any()), NULL])
     }),
     Act::new("personality", "change the personality", |_| {
         // All bits: asks for the present one.

@@ -66,6 +66,18 @@ impl Filter {
         }
         Ok(())
     }
+
+    /// Compiles the filter and puts it over what is loaded already, for the calling thread only.
+    ///
+    /// Backwards: the one that kills still lets another be loaded (it allows what is soft-denied), the one that refuses that, with
+    /// EPERM, the smallest errno, comes last. With a call of our own, because the library's makes others beside it.
+    pub(crate) fn load_for_this_thread(&self) -> Result<(), FilterError> {
+        for program in self.compile()?.iter().rev() {
+            let loaded = sys::load_filter_for_this_thread(program);
+            loaded.map_err(|errno| FilterError::Load(seccompiler::Error::Seccomp(errno.into())))?;
+        }
+        Ok(())
+    }
 }
 
 /// One BPF program.

@@ -41,6 +41,12 @@ impl Bits for i32 {
     }
 }
 
+impl Bits for u32 {
+    fn bits(self) -> u64 {
+        self.into()
+    }
+}
+
 impl Bits for u64 {
     fn bits(self) -> u64 {
         self
@@ -156,6 +162,14 @@ pub struct Condition {
 }
 
 impl Condition {
+    /// Whether it can fail to hold: "none of nothing" cannot.
+    pub(super) const fn says_something(&self) -> bool {
+        match &self.test {
+            Test::NoneOf(values) => !values.is_empty(),
+            Test::OneOf(_) | Test::Without(_) | Test::WithOptional { .. } => true,
+        }
+    }
+
     /// The same for seccompiler: alternatives, of each of which all comparisons must hold.
     pub(super) fn alternatives(&self) -> Result<Vec<Vec<SeccompCondition>>, BackendError> {
         let one = |comparison: SeccompCondition| vec![vec![comparison]];
@@ -204,8 +218,9 @@ impl fmt::Display for Condition {
     }
 }
 
-/// Several values, with `between` in between.
+/// Several values, with `between` in between. What reads the same (the disks' sockets, say) is said once.
 fn words(values: &[Value], between: &str) -> String {
-    let words: Vec<&str> = values.iter().map(|value| value.words.as_str()).collect();
+    let mut words: Vec<&str> = values.iter().map(|value| value.words.as_str()).collect();
+    words.dedup();
     words.join(between)
 }

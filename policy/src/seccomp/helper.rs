@@ -1,7 +1,7 @@
 //! What `blk-helper` may call while it serves: one call a line, with its condition and its reason.
 //!
 //! The conditions keep the roles of descriptors apart: the base is only read, the overlay is only read, written and punched, and
-//! neither number can be closed and come back as something else. No clone, no execve, no open, no socket; the disk
+//! neither number can be closed and come back as something else; nor can the operator's. No clone, no execve, no open, no socket; the disk
 //! is never duplicated or mapped, and no memory becomes code. Signal handlers only `_exit`, so there is no `rt_sigreturn`.
 
 use std::os::fd::RawFd;
@@ -17,6 +17,8 @@ pub struct HelperDescriptors {
     pub overlay: Option<RawFd>,
     /// The socket on which further frontends arrive; none with `--fd`.
     pub listener: Option<RawFd>,
+    /// The operator's channel; none without `--control-fd`.
+    pub control: Option<RawFd>,
 }
 
 /// `fd`, the first argument of most calls.
@@ -29,6 +31,12 @@ impl HelperDescriptors {
         let overlay = self.overlay.map(|number| Value::descriptor(number, "overlay"));
         [base].into_iter().chain(overlay).collect()
     }
+
+    /// What stays open to the end: the disk and, where there is one, the control channel.
+    fn lasting(&self) -> Vec<Value> {
+        let control = self.control.map(|number| Value::descriptor(number, "control"));
+        self.disk().into_iter().chain(control).collect()
+    }
 }
 
 /// The filter that `blk-helper` serves under.
@@ -40,6 +48,7 @@ pub fn helper_filter(descriptors: &HelperDescriptors) -> Filter {
         ring_rows(descriptors),
         descriptors.listener.map(listener_rows).unwrap_or_default(),
         connection_rows(descriptors),
+        descriptors.control.map(|_| attach_rows()).unwrap_or_default(),
         memory_rows(descriptors),
         runtime_rows(),
         soft_denied_rows(),
@@ -95,11 +104,11 @@ fn connection_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
     let seals = cmd.is(named!(F_GET_SEALS));
     let peek = Argument::int(3, "flags").is(named!(MSG_PEEK | MSG_DONTWAIT));
     table! {
-        allow: SYS_recvmsg [] "vhost-user messages and the descriptors that come with them";
+        allow: SYS_recvmsg [] "messages of the frontend and the operator, and the descriptors that come with them";
         allow: SYS_recvfrom [peek] "looks whether a whole message, or the end of the connection, is there";
-        allow: SYS_sendmsg [] "replies to vhost-user messages";
-        allow: SYS_close [FD.is_none_of(descriptors.disk())]
-            "a connection's descriptors; the disk's numbers never change their meaning";
+        allow: SYS_sendmsg [] "replies to them";
+        allow: SYS_close [FD.is_none_of(descriptors.lasting())]
+            "a connection's descriptors; the numbers of disk and operator never change their meaning";
         allow: SYS_getsockopt [level(), peer] "who the peer is";
         allow: SYS_ioctl [cmd.is(named!(FIONREAD))] "how much of a message has arrived";
         allow: SYS_fcntl [seals] "whether guest memory is sealed";
@@ -108,6 +117,15 @@ fn connection_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
             "a second handle of a connection: one to look at it, one for the message handling";
         allow: SYS_fstat [] "what kind of file a frontend sent, and how long it is; it takes no path";
         allow: SYS_fstatfs [] "guest memory lies on tmpfs or hugetlbfs, nowhere else";
+    }
+}
+
+/// Taking a frontend that the operator hands over.
+fn attach_rows() -> Vec<Row> {
+    let level = Argument::int(1, "level").is(named!(SOL_SOCKET));
+    let kind = Argument::int(2, "optname").is_one_of(vec![named!(SO_DOMAIN), named!(SO_TYPE), named!(SO_ACCEPTCONN)]);
+    table! {
+        allow: SYS_getsockopt [level, kind] "what the operator handed over is a connection, of the kind that frontends use";
     }
 }
 
@@ -173,6 +191,7 @@ mod tests {
             base: 3,
             overlay: Some(4),
             listener: Some(5),
+            control: Some(6),
         })
         .to_markdown();
 

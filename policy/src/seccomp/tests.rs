@@ -1,6 +1,6 @@
 //! The filter under attack, in a machine of our own instead of the kernel's, so that thousands of calls cost nothing.
 
-mod machine;
+pub(super) mod machine;
 
 use machine::{Verdict, X86_64, verdict_on};
 
@@ -10,13 +10,15 @@ use super::{Action, Argument, Call, Filter, FilterError, Row, Value};
 const BASE: u64 = 3;
 const OVERLAY: u64 = 4;
 const LISTENER: u64 = 5;
-const OTHER: u64 = 6;
+const CONTROL: u64 = 6;
+const OTHER: u64 = 7;
 
 fn helper() -> Filter {
     helper_filter(&HelperDescriptors {
         base: 3,
         overlay: Some(4),
         listener: Some(5),
+        control: Some(6),
     })
 }
 
@@ -29,6 +31,7 @@ fn read_only(call: i64, arguments: [u64; 6]) -> Verdict {
         base: 3,
         overlay: None,
         listener: None,
+        control: None,
     });
     verdict_on(&filter, X86_64, call, arguments)
 }
@@ -95,6 +98,13 @@ fn plain_writes_and_closes_never_touch_the_disk() {
         assert_eq!(verdict(call, with(BASE)), Verdict::Killed);
         assert_eq!(verdict(call, with(OVERLAY)), Verdict::Killed);
     }
+}
+
+/// A frontend's descriptor with the number of the operator's would be the operator.
+#[test]
+fn the_operators_channel_stays_open() {
+    assert_eq!(verdict(libc::SYS_close, with(CONTROL)), Verdict::Killed);
+    assert_eq!(read_only(libc::SYS_close, with(CONTROL)), Verdict::Allowed);
 }
 
 /// The kernel ignores the upper half of an int; a filter that compared it would see another descriptor.
@@ -230,7 +240,8 @@ fn options_of_a_call_are_the_named_ones() {
     assert_eq!(options(libc::SYS_fcntl, 1), fcntl);
     assert_eq!(options(libc::SYS_prctl, 0), [libc::PR_GET_SECCOMP]);
     assert_eq!(options(libc::SYS_madvise, 2), [libc::MADV_DONTNEED]);
-    assert_eq!(options(libc::SYS_getsockopt, 2), [libc::SO_PEERCRED]);
+    let kinds = [libc::SO_TYPE, libc::SO_PEERCRED, libc::SO_ACCEPTCONN, libc::SO_DOMAIN];
+    assert_eq!(options(libc::SYS_getsockopt, 2), kinds);
     assert_eq!(options(libc::SYS_recvfrom, 3), [libc::MSG_PEEK | libc::MSG_DONTWAIT]);
 }
 

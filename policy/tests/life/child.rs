@@ -4,7 +4,7 @@ use crate::launcher::deny;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, getppid};
-use policy::forbidden::{Outcome, Targets};
+use policy::forbidden::{Act, Outcome, Targets};
 use policy::seccomp::helper::{HelperDescriptors, helper_filter};
 use policy::{
     Confined, Descriptor, Descriptors, EnterSpec, ParentDeath, PrepareSpec, Prepared, Report, StepError,
@@ -102,6 +102,7 @@ fn scenario(arguments: &[&str]) -> Result<ExitCode, Failure> {
             Ok(ExitCode::FAILURE)
         }
         ["prepared"] => prepared(),
+        ["crew", rest @ ..] => crate::narrow::crew(rest),
         ["keep-closed"] => {
             let spec = PrepareSpec {
                 keep: vec![200],
@@ -149,6 +150,7 @@ fn enter_spec(twist: Twist) -> EnterSpec {
     EnterSpec {
         user: User { uid: id, gid: id },
         file_size_limit: Some(1 << 20),
+        no_new_processes: true,
     }
 }
 
@@ -178,9 +180,9 @@ impl Files {
     /// The filter has no getppid, so whoever asks has asked for the parent before.
     fn targets(&self, parent: Pid) -> Targets {
         Targets {
-            base: self.base.as_raw_fd(),
+            base: Some(self.base.as_raw_fd()),
             overlay: self.overlay(),
-            parent,
+            ..Targets::new(parent)
         }
     }
 }
@@ -241,6 +243,7 @@ fn live(twist: Twist) -> Result<Confined<Parts>, Failure> {
                 base: parts.files.base.as_raw_fd(),
                 overlay: parts.files.overlay(),
                 listener: None,
+                control: None,
             })
         },
     )?;
@@ -329,20 +332,21 @@ fn act(name: &str, confined: &Confined<Parts>) -> ! {
 
 /// Attempts an act and says how it went.
 fn attempt(name: &str, targets: &Targets) -> u8 {
-    match outcome(name, targets) {
+    attempt_of(policy::forbidden::all(), name, targets)
+}
+
+/// The same for one of `acts`.
+pub(crate) fn attempt_of(acts: &[Act], name: &str, targets: &Targets) -> u8 {
+    let act = acts
+        .iter()
+        .chain([&policy::forbidden::CONTROL])
+        .find(|act| act.name == name)
+        .expect("the test names acts of the table");
+    match act.attempt(targets) {
         Outcome::Possible => 0,
         Outcome::Reached(_) => REACHED,
         Outcome::Refused(_) | Outcome::NoTarget => REFUSED,
     }
-}
-
-fn outcome(name: &str, targets: &Targets) -> Outcome {
-    policy::forbidden::all()
-        .iter()
-        .chain([&policy::forbidden::CONTROL])
-        .find(|act| act.name == name)
-        .expect("the test names acts of the table")
-        .attempt(targets)
 }
 
 /// Lives bound to the parent.

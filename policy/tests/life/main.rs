@@ -15,6 +15,7 @@ mod child;
 mod ends;
 mod launcher;
 mod layers;
+mod narrow;
 mod run;
 
 use std::process::ExitCode;
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
         return child::run(&arguments[1..]);
     }
     let wanted = arguments.iter().find(|argument| !argument.starts_with('-'));
-    let tests = [layers::TESTS, acts::TESTS, ends::TESTS].concat();
+    let tests = [layers::TESTS, acts::TESTS, ends::TESTS, narrow::TESTS].concat();
     let mut passed = 0;
     for (name, test) in tests {
         if wanted.is_none_or(|wanted| name.contains(wanted.as_str())) {

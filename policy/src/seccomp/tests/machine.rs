@@ -5,13 +5,13 @@ use seccompiler::BpfProgram;
 
 /// What the filter does with a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in crate::seccomp) enum Verdict {
     Killed,
     Failed(u32),
     Allowed,
 }
 
-pub(super) const X86_64: u32 = 0xc000_003e;
+pub(in crate::seccomp) const X86_64: u32 = 0xc000_003e;
 
 /// Runs one program on what the kernel would give it.
 fn run(program: &BpfProgram, data: [u32; 16]) -> u32 {
@@ -38,7 +38,7 @@ fn run(program: &BpfProgram, data: [u32; 16]) -> u32 {
 }
 
 /// Asks all programs of a filter and takes the strictest answer, as the kernel does.
-pub(super) fn verdict_on(filter: &Filter, architecture: u32, call: i64, arguments: [u64; 6]) -> Verdict {
+pub(in crate::seccomp) fn verdict_on(filter: &Filter, architecture: u32, call: i64, arguments: [u64; 6]) -> Verdict {
     let mut data = [0; 16];
     data[0] = u32::try_from(call).unwrap();
     data[1] = architecture;

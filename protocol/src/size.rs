@@ -4,7 +4,7 @@
 ///
 /// # Errors
 /// What is wrong with it, for the person who wrote it.
-pub(crate) fn parse(text: &str) -> Result<u64, String> {
+pub fn parse(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let suffix = text.get(digits.len()..).unwrap_or_default();
     let shift = match suffix.to_ascii_uppercase().as_str() {
@@ -22,16 +22,17 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
         .map_err(|_| "give a whole number that is not negative, such as 512M or 10G")?;
     number
         .checked_mul(1 << shift)
-        .ok_or_else(|| "that is more than any disk holds".into())
+        .ok_or_else(|| "that is more than anything holds".into())
 }
 
 /// A size for a person to read.
-pub(crate) fn show(bytes: u64) -> String {
+#[must_use]
+pub fn show(bytes: u64) -> String {
     for (shift, suffix) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
-        let unit = 1u64 << shift;
-        if bytes >= unit {
-            let whole = bytes / unit;
-            let tenths = (bytes % unit).saturating_mul(10) / unit;
+        let whole = bytes >> shift;
+        if whole > 0 {
+            let rest = bytes & !(u64::MAX << shift);
+            let tenths = rest.saturating_mul(10) >> shift;
             return if tenths == 0 {
                 format!("{whole} {suffix}")
             } else {

@@ -1,8 +1,10 @@
 //! Log lines on standard error that never make anybody wait.
 //!
 //! A line goes out if standard error takes it at once, and if there were not too many this second; otherwise it is
-//! counted, and the next line says how many are missing. Only this project's own lines are written: the libraries below
+//! counted, and the next line says how many are missing. Only the project's own lines are written: the libraries below
 //! log what a guest does to them, as often as it does it.
+//!
+//! It does not know what is logged, nor whose crates the project has: the program says so when it [`start`]s.
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::fcntl::{OFlag, open};
@@ -18,24 +20,38 @@ use std::time::{Duration, Instant};
 /// Lines a second. Enough for a person to read and for an event not to be missed; a guess.
 const LINES_A_SECOND: u32 = 50;
 
-/// The crates whose lines are written.
-const OWN: [&str; 2] = ["blk_helper", "policy"];
-
 /// The writer.
 #[derive(Debug)]
 struct Stderr {
+    /// What every line begins with.
+    program: &'static str,
+    /// The crates whose lines are written.
+    own: &'static [&'static str],
+    /// How many more lines may be written.
     budget: Mutex<Budget>,
 }
 
 /// Lines written and lost.
 #[derive(Debug)]
 struct Budget {
+    /// When the second that is counted began.
     second: Instant,
+    /// Lines of this second.
     used: u32,
+    /// Lines that nobody saw since the last one that somebody saw.
     lost: u64,
 }
 
 impl Budget {
+    /// Nothing written and nothing lost at `now`.
+    const fn new(now: Instant) -> Self {
+        Self {
+            second: now,
+            used: 0,
+            lost: 0,
+        }
+    }
+
     /// Whether another line may be written at `now`.
     fn admit(&mut self, now: Instant) -> bool {
         if now.duration_since(self.second) >= Duration::from_secs(1) {
@@ -51,7 +67,7 @@ impl Log for Stderr {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let target = metadata.target();
         let root = target.split("::").next().unwrap_or(target);
-        OWN.contains(&root)
+        self.own.contains(&root)
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -65,10 +81,13 @@ impl Log for Stderr {
             Level::Debug | Level::Trace => "debug",
         };
         // Before the lock is taken: formatting may run into a bug, whose report comes here too.
-        let mut line = format!("blk-helper: {level}: {}\n", record.args());
+        let mut line = format!("{}: {level}: {}\n", self.program, record.args());
         let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
         if budget.lost > 0 {
-            line.insert_str(0, &format!("blk-helper: warning: {} log lines lost\n", budget.lost));
+            line.insert_str(
+                0,
+                &format!("{}: warning: {} log lines lost\n", self.program, budget.lost),
+            );
         }
         // An error is why the process ends: there are few in a life, and they are what a flood would want to hide.
         let admitted = budget.admit(Instant::now()) || record.level() == Level::Error;
@@ -110,15 +129,14 @@ fn stop_waiting_for_stderr() -> nix::Result<()> {
     Ok(())
 }
 
-/// Starts logging: everything an operator should know, and with `verbose` also what guests and frontends do wrong.
-pub(crate) fn start(verbose: bool) {
+/// Starts logging for `program`, with the lines of its `own` crates: everything an operator should know, and with `verbose`
+/// also what guests and peers do wrong. Before the process is confined: it opens standard error once more.
+pub fn start(program: &'static str, own: &'static [&'static str], verbose: bool) {
     let _ = stop_waiting_for_stderr();
     let logger = Stderr {
-        budget: Mutex::new(Budget {
-            second: Instant::now(),
-            used: 0,
-            lost: 0,
-        }),
+        program,
+        own,
+        budget: Mutex::new(Budget::new(Instant::now())),
     };
     let level = if verbose { LevelFilter::Debug } else { LevelFilter::Info };
     // It fails only if there is a logger already, and this is called once.
@@ -128,7 +146,9 @@ pub(crate) fn start(verbose: bool) {
 }
 
 /// How long standard output and standard error may become if they are files: as long as they are, and room for many lines.
-pub(crate) fn room_for_log() -> u64 {
+#[must_use]
+pub fn room_for_log() -> u64 {
+    /// Bytes of lines to come.
     const LINES: u64 = 64 << 20;
     let length = |stream: BorrowedFd<'_>| fstat(stream).map_or(0, |info| u64::try_from(info.st_size).unwrap_or(0));
     let (out, err) = (std::io::stdout(), std::io::stderr());
@@ -137,11 +157,12 @@ pub(crate) fn room_for_log() -> u64 {
 
 /// Something that is worth a line, but not each time it happens: once a minute at most.
 #[derive(Debug, Default)]
-pub(crate) struct Seldom(Mutex<Option<Instant>>);
+pub struct Seldom(Mutex<Option<Instant>>);
 
 impl Seldom {
     /// Whether it is time for a line.
-    pub(crate) fn is_due(&self) -> bool {
+    #[must_use]
+    pub fn is_due(&self) -> bool {
         let now = Instant::now();
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let due = last.is_none_or(|last| now.duration_since(last) >= Duration::from_secs(60));
@@ -153,7 +174,8 @@ impl Seldom {
 }
 
 /// An error with all its causes, joined as messages are written: each says its own part once.
-pub(crate) fn chain(error: &dyn Error) -> String {
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -170,11 +192,7 @@ mod tests {
     #[test]
     fn a_flood_is_cut_and_the_next_second_is_new() {
         let start = Instant::now();
-        let mut budget = Budget {
-            second: start,
-            used: 0,
-            lost: 0,
-        };
+        let mut budget = Budget::new(start);
         let admitted = (0..1000).filter(|_| budget.admit(start)).count();
         assert_eq!(admitted, usize::try_from(LINES_A_SECOND).unwrap());
         assert!(budget.admit(start + Duration::from_secs(1)));
@@ -183,11 +201,9 @@ mod tests {
     #[test]
     fn only_our_own_lines_are_written() {
         let logger = Stderr {
-            budget: Mutex::new(Budget {
-                second: Instant::now(),
-                used: 0,
-                lost: 0,
-            }),
+            program: "blk-helper",
+            own: &["blk_helper", "policy"],
+            budget: Mutex::new(Budget::new(Instant::now())),
         };
         let enabled = |target| logger.enabled(&Metadata::builder().target(target).build());
         assert!(enabled("blk_helper::ring"));
