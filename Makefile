@@ -8,8 +8,9 @@ SHELL := /bin/bash
 export MAYFLY_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mayfly
 export PATH := $(HOME)/.cargo/bin:$(PATH):$(MAYFLY_CACHE)/tools/bin
 
-# The demo shows the helper as it is shipped.
-demo = MAYFLY_BLK_HELPER="$$PWD/target/release/blk-helper" cargo run --quiet -p tests --bin demo --
+# The Debian guest of the demo: what a user would type.
+debian = --disk "$(MAYFLY_CACHE)/debian/debian.raw" --kernel "$(MAYFLY_CACHE)/kernel/vmlinuz" \
+	--initrd "$(MAYFLY_CACHE)/initramfs/initramfs.cpio" --append loglevel=3 --cpus 2 --memory 512M
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -18,7 +19,7 @@ deps: ## install the Debian packages and tools that are missing (with sudo where
 	@scripts/deps
 
 build: deps ## compile the release programs into target/release
-	cargo build --release --bins
+	cargo build --release --workspace --exclude tests
 
 images: deps ## make what the guests boot from, once, in ~/.cache/mayfly (or MAYFLY_CACHE)
 	@tests/guest/images
@@ -27,10 +28,15 @@ test: deps images lint ## everything: lints and all tests; as root, the tests a 
 	@scripts/test
 
 demo: images build ## watch a guest write to a disk that burns
-	@$(demo)
+	@MAYFLY="$$PWD/target/release/mayfly" cargo run --quiet -p tests --bin demo
 
-demo-shell: images build ## the same guest, with its console on this terminal
-	@$(demo) shell
+demo-shell: images build ## the same guest on this terminal: "mayfly run" and nothing else
+	@printf '\n%s\n' \
+	    'A Debian guest, with you as root in it. Ruin what you like: its disk burns at the end.' \
+	    'C-a h shows the keys (C-a is Ctrl and a, then the letter): C-a c what runs, C-a x the end.' \
+	    'All other keys are the guest'\''s, Ctrl-C too. It takes some seconds to boot. poweroff ends it as well.'
+	@echo
+	target/release/mayfly run $(debian)
 
 lint: deps ## formatting, clippy, documentation, licences, the rules of ARCHITECTURE.md, shell scripts
 	@scripts/lint
@@ -42,4 +48,4 @@ clean: ## remove what was compiled; images stay
 	cargo clean
 
 clean-cache: ## remove images and tools too
-	rm -rf "$(MAYFLY_CACHE)"/{,.}{kernel,initramfs,debian}* "$(MAYFLY_CACHE)"/{tools,.lock}
+	rm -rf "$(MAYFLY_CACHE)"/{,.}{kernel,initramfs,debian,nested}* "$(MAYFLY_CACHE)"/{tools,.lock}

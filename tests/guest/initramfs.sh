@@ -1,12 +1,16 @@
 #!/bin/bash
-# The initramfs of both guests: busybox, the modules that make a vhost-user disk visible, and `init` beside this file.
+# The initramfs of all guests: busybox, the modules of their devices, and `init` beside this file. The same one boots
+# where devices are on PCI (QEMU) and where they are memory-mapped (mayfly-vmm).
 # Not compressed: under emulation unpacking costs more than reading.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need cpio find
 
 # In the order in which they must be loaded. ext4 and the serial port are built into Debian's cloud kernel.
-modules=(virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk)
+modules=(
+    virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_mmio
+    virtio_blk failover net_failover virtio_net virtio-rng
+)
 
 make_initramfs() {
     local out=$1 root=$1/root module found order=10

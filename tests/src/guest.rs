@@ -15,8 +15,9 @@
 
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ChildStdin, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 mod assets;
@@ -28,6 +29,9 @@ mod spec;
 pub use assets::Assets;
 pub use error::{GuestError, Transcript};
 pub use spec::{Disk, Spec, System};
+
+pub(crate) use assets::cached;
+pub(crate) use spec::quoted;
 
 use console::Console;
 
@@ -81,23 +85,34 @@ impl Guest {
     /// # Errors
     ///
     /// If an asset or QEMU is missing.
+    pub fn start(spec: Spec) -> Result<Self, GuestError> {
+        Self::of(spec.command(), spec.system, spec.watcher)
+    }
+
+    /// Starts a command that runs a `system` with its console on standard input and output, and returns at once: for
+    /// other machines than those of a [`Spec`]. What is said here of QEMU then holds of that command.
+    ///
+    /// # Errors
+    ///
+    /// If the command cannot be started.
     ///
     /// # Panics
     ///
     /// Never: the pipes that are taken here were asked for here.
-    pub fn start(spec: Spec) -> Result<Self, GuestError> {
-        let system = spec.system;
-        let mut command = spec.command();
+    pub fn of(mut command: Command, system: System, watcher: Option<Sender<String>>) -> Result<Self, GuestError> {
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut qemu = command.spawn().map_err(GuestError::Start)?;
+        let program = command.get_program().to_string_lossy().into_owned();
+        let mut qemu = command
+            .spawn()
+            .map_err(|source| GuestError::Start { program, source })?;
         let keyboard = qemu.stdin.take().expect("standard input was piped");
         let console = Console::watch(
             qemu.stdout.take().expect("standard output was piped"),
             qemu.stderr.take().expect("standard error was piped"),
-            spec.watcher,
+            watcher,
         );
         Ok(Self {
             qemu,
@@ -232,7 +247,12 @@ impl Guest {
         self.console.transcript()
     }
 
-    fn wait_for_shell(&mut self, limit: Duration) -> Result<(), GuestError> {
+    /// Waits until the guest, started but not yet waited for, takes commands.
+    ///
+    /// # Errors
+    ///
+    /// If it does not within `limit`, or QEMU ends.
+    pub fn wait_for_shell(&mut self, limit: Duration) -> Result<(), GuestError> {
         let end = Instant::now() + limit;
         let left = || end.saturating_duration_since(Instant::now());
         for sign in self.system.signs_of_a_shell() {

@@ -3,7 +3,7 @@
 //! A test sets a [`place`] (a base image and an overlay directory), starts a real [`helper`] process there, and
 //! talks to it as a stranger would: through [`client`], whose virtio and vhost-user code is the `virtio-driver`
 //! crate's, or, where something malformed must be said, through [`wire`] (single messages) and [`raw`] (rings
-//! written byte by byte). What the disk should contain is known by [`model`]; [`traffic`] invents requests
+//! written byte by byte). An [`operator`] holds the other end of its control channel. What the disk should contain is known by [`model`]; [`traffic`] invents requests
 //! and [`drive`] runs them against both.
 //!
 //! Guest memory ([`memory`]) is a memfd that this side reads and writes by system call, so a test can hand a hostile
@@ -14,13 +14,19 @@
 #![deny(unsafe_code)]
 
 pub mod abuse;
+pub mod bare;
 pub mod client;
 pub mod drive;
+pub mod files;
 pub mod guest;
 pub mod helper;
 pub mod memory;
 pub mod model;
 pub mod mounted;
+pub mod nested;
+pub mod operator;
+pub mod orphans;
+pub mod payload;
 pub mod place;
 pub mod process;
 pub mod raw;
@@ -29,6 +35,8 @@ pub mod require;
 pub mod ring;
 pub mod rng;
 pub mod spec;
+pub mod supervised;
 pub mod theft;
 pub mod traffic;
+pub mod vmm;
 pub mod wire;

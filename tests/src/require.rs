@@ -4,11 +4,17 @@
 //! past the harness's capture and, where `MAYFLY_SKIPS` names a file, is appended there for the caller to count.
 
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::{Command, Stdio};
 
 /// What a test says that only root can run.
 const NEEDS_ROOT: &str = "needs root";
+
+/// What a test says that is the same for everybody.
+const ONCE: &str = "is not run twice";
+
+/// What a test says that needs a machine with KVM, in hardware or software, and may not use it.
+const NEEDS_KVM: &str = "needs to be let to /dev/kvm";
 
 /// Why a test cannot run here.
 pub type Missing = String;
@@ -35,6 +41,36 @@ pub fn root() -> Result<(), Missing> {
     } else {
         Err(NEEDS_ROOT.to_owned())
     }
+}
+
+/// To be the first: for what is the same whoever starts it, and takes minutes. Of a run of all tests as root and as an
+/// ordinary user, only root's does it.
+///
+/// # Errors
+///
+/// That it was done.
+pub fn first_time() -> Result<(), Missing> {
+    if also_as_root() { Err(ONCE.to_owned()) } else { Ok(()) }
+}
+
+fn also_as_root() -> bool {
+    std::env::var_os("MAYFLY_ALSO_AS_ROOT").is_some()
+}
+
+/// KVM, in hardware or software: enough for a [payload](crate::payload).
+///
+/// # Errors
+///
+/// What is missing.
+pub fn kvm() -> Result<(), Missing> {
+    let opened = OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    opened.map(drop).map_err(|error| {
+        if error.kind() == ErrorKind::PermissionDenied {
+            NEEDS_KVM.to_owned()
+        } else {
+            format!("needs /dev/kvm: {error}")
+        }
+    })
 }
 
 /// A private mount namespace in which a tmpfs can be mounted: as root, or through a user namespace.
@@ -77,7 +113,7 @@ pub fn skip(missing: &str) {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("a test");
     // The same test ran as root a moment ago, in the same run: nothing is missing.
-    let left_to_root = missing == NEEDS_ROOT && std::env::var_os("MAYFLY_ALSO_AS_ROOT").is_some();
+    let left_to_root = [NEEDS_ROOT, NEEDS_KVM, ONCE].contains(&missing) && also_as_root();
     let how = if left_to_root { "LEFT TO ROOT" } else { "SKIPPED" };
     let line = format!("{how} {name}: {missing}\n");
     // Straight to the descriptor: the harness captures only what the print macros write.

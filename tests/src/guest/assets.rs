@@ -3,7 +3,7 @@
 //! Knows the layout that `tests/guest/lib.sh` writes: one link per image in the cache directory.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::GuestError;
 
@@ -25,18 +25,21 @@ impl Assets {
     ///
     /// If one is missing; the message says what to do.
     pub fn find() -> Result<Self, GuestError> {
-        let cache = cache_dir();
         Ok(Self {
-            kernel: present(&cache, "kernel/vmlinuz")?,
-            initramfs: present(&cache, "initramfs/initramfs.cpio")?,
-            debian: present(&cache, "debian/debian.raw")?,
+            kernel: cached("kernel/vmlinuz")?,
+            initramfs: cached("initramfs/initramfs.cpio")?,
+            debian: cached("debian/debian.raw")?,
         })
     }
 }
 
-/// The real path, so that a running test keeps its version when a newer one is made.
-fn present(cache: &Path, name: &str) -> Result<PathBuf, GuestError> {
-    let path = cache.join(name);
+/// The real path of a file in the cache, so that a running test keeps its version when a newer one is made.
+///
+/// # Errors
+///
+/// If it is not there.
+pub(crate) fn cached(name: &str) -> Result<PathBuf, GuestError> {
+    let path = cache_dir().join(name);
     path.canonicalize().map_err(|_| GuestError::NoAsset { path })
 }
 

@@ -31,9 +31,15 @@ pub enum GuestError {
         /// What is missing.
         path: PathBuf,
     },
-    /// The emulator could not be run.
-    #[error("cannot start qemu-system-x86_64 under setpriv (run 'make deps')")]
-    Start(#[source] io::Error),
+    /// The emulator, or what stands for it, could not be run.
+    #[error("cannot start {program} (run 'make deps' and 'cargo build')")]
+    Start {
+        /// The command that was not found, or not permitted.
+        program: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// QEMU's end could not be asked for.
     #[error("cannot wait for QEMU")]
     Wait(#[source] io::Error),

@@ -236,6 +236,6 @@ fn add_disk(command: &mut Command, number: usize, disk: &Disk) {
 }
 
 /// A path as a value in QEMU's option lists, where a comma is doubled.
-fn quoted(path: &Path) -> String {
+pub(crate) fn quoted(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }

@@ -1,15 +1,15 @@
-//! The steps in which the overlay grows and burns: written by a guest, ended by `poweroff` and by SIGKILL.
+//! The steps in which the overlay grows, stays and burns: written by a guest, kept by a reboot, ended by `poweroff` and by
+//! SIGKILL.
 //!
 //! How much burnt is measured over the moment of the end itself, since other programs use the file system too. Root
 //! can also see how many blocks the overlay occupied; others have only what `df` says.
 
 use std::time::Duration;
 
-use protocol::launch::ExitCode;
 use tests::guest::System;
 
+use crate::crew::Crew;
 use crate::failure::Failure;
-use crate::helper::{Ended, Helper};
 use crate::life::{Life, PIECE_MIB};
 use crate::space::{self, MIB, human, most_of};
 use crate::stage::Stage;
@@ -18,8 +18,8 @@ use crate::workshop::Workshop;
 /// What the guest calls the file that it fills.
 const DIARY: &str = "/root/diary";
 
-/// How long the helper may take to notice that its frontend left.
-const END: Duration = Duration::from_secs(10);
+/// How long the processes may take to end: a file system needs some time to free much space.
+const END: Duration = Duration::from_secs(30);
 
 /// Lets the guest write; returns how many bytes the overlay then had, at least.
 pub(crate) fn write(stage: &mut Stage, workshop: &Workshop, life: &mut Life, mib: u64) -> Result<u64, Failure> {
@@ -54,7 +54,7 @@ pub(crate) fn write(stage: &mut Stage, workshop: &Workshop, life: &mut Life, mib
         before.saturating_sub(after) >= most_of(wrote),
         &format!("yet {} less are free than before", human(before.saturating_sub(after))),
     );
-    if let Some(bytes) = life.helper.overlay_bytes() {
+    if let Some(bytes) = life.crew.overlay_bytes() {
         stage.check(
             bytes >= wrote,
             &format!("the overlay itself occupies {} (what root can see of it)", human(bytes)),
@@ -63,34 +63,59 @@ pub(crate) fn write(stage: &mut Stage, workshop: &Workshop, life: &mut Life, mib
     Ok(wrote)
 }
 
-/// Switches the guest off; the helper ends because QEMU left.
+/// Switches the guest off.
 pub(crate) fn by_poweroff(stage: &mut Stage, workshop: &Workshop, mut life: Life, wrote: u64) -> Result<(), Failure> {
     stage.step("The end, first way: the guest is switched off");
-    let burn = Burn::begin(workshop, &life.helper, wrote)?;
+    let burn = Burn::begin(workshop, &life, wrote)?;
     stage.guest_command("poweroff");
     life.poweroff(stage)?;
-    let ended = life.helper.wait(END)?;
-    stage.say("QEMU ended, so blk-helper saw its socket close. Its last words:");
+    stage.say("The VMM ended, so mayfly ended the helper, and then itself, with exit code 0. Its last words:");
     stage.gap();
-    stage.show(ended.last_words());
+    stage.show_wrapped(life.told().last().map(std::slice::from_ref).unwrap_or_default());
     stage.gap();
-    let right = stage.check(
-        ended.status.code() == Some(i32::from(ExitCode::Burnt.number())),
-        &format!("blk-helper ended by itself: {}", ended.how()),
-    );
     let (gone, seen) = burn.over(stage, workshop)?;
-    stage.promise("It burns when the guest is switched off", right & gone, seen);
+    stage.promise("It burns when the guest is switched off", gone, seen);
     Ok(())
 }
 
-/// A second guest overwrites its whole disk, and the helper is killed in the middle of that.
-pub(crate) fn by_kill(stage: &mut Stage, workshop: &Workshop, mib: u64) -> Result<(), Failure> {
-    stage.step("The end, second way: kill -9 in the middle of a write");
-    stage.say("A new blk-helper on the same image, and a small guest that has the disk only to play with:");
-    let helper = Helper::start(workshop, &[])?;
-    let mut life = Life::boot(stage, workshop, helper, System::Busybox)?;
+/// A second guest, which reboots: the one end that is none.
+pub(crate) fn not_by_reboot(stage: &mut Stage, workshop: &Workshop) -> Result<Life, Failure> {
+    stage.step("Another guest, and what is not the end: a reboot");
+    stage.say("The same command once more, for a small guest that has the disk only to play with:");
+    let mut life = Life::start(workshop, System::Busybox)?;
+    life.boot(stage)?;
     pristine(stage, &mut life)?;
+    let before = life.crew.clone();
+    life.show(stage, "echo here I was | dd of=/dev/vda conv=notrunc,fsync 2>/dev/null")?;
+    stage.guest_command("reboot");
+    life.reboot(stage)?;
+    let found = life.show(stage, "head -n 1 /dev/vda")?;
     stage.gap();
+    let new = &life.crew;
+    let kept = stage.check(found == "here I was", "what it wrote is there after the reboot")
+        & stage.check(
+            new.helper.pid == before.helper.pid,
+            &format!("the disk's process is the same: {}", new.helper.pid),
+        );
+    let renewed = if new.vmm.is_ours() {
+        let is_new = new.vmm.pid != before.vmm.pid;
+        let fact = format!("the VMM is a new one, and knows nothing of the old: {}", new.vmm.pid);
+        stage.check(is_new, &fact)
+    } else {
+        stage.say("(QEMU boots the guest again within its process; a mayfly-vmm would be a new one.)");
+        true
+    };
+    stage.promise(
+        "A reboot of the guest keeps its disk",
+        kept & renewed,
+        "a new boot on the same blk-helper read what the one before had written",
+    );
+    Ok(life)
+}
+
+/// That guest overwrites its whole disk, and the supervisor is killed in the middle of it.
+pub(crate) fn by_kill(stage: &mut Stage, workshop: &Workshop, mut life: Life, mib: u64) -> Result<(), Failure> {
+    stage.step("The end, second way: kill -9 in the middle of a write");
     stage.say("Now this guest overwrites the disk from its beginning, file system and all:");
     stage.gap();
     let (length, _) = workshop.base_size()?;
@@ -102,16 +127,16 @@ pub(crate) fn by_kill(stage: &mut Stage, workshop: &Workshop, mib: u64) -> Resul
     let until = (mib / 2 / PIECE_MIB).max(1) * PIECE_MIB;
     life.follow(stage, workshop, until, all)?;
     show_df(stage, workshop)?;
-    let burn = Burn::begin(workshop, &life.helper, until * MIB)?;
-    stage.command(&format!("kill -9 {}", life.helper.pid()));
-    let ended: Ended = life.helper.kill()?;
+    let burn = Burn::begin(workshop, &life, until * MIB)?;
+    stage.command(&format!("kill -9 {}", life.crew.supervisor.pid));
+    life.guest.kill().map_err(Failure::Guest)?;
     stage.gap();
     let right = stage.check(
-        ended.how() == "killed by signal 9",
-        &format!("blk-helper had no time for anything: {}", ended.how()),
-    ) & stage.check(life.written_mib() < all, "the guest was still writing");
+        life.written_mib() < all,
+        "mayfly was killed while the guest was writing, and had no time for anything",
+    );
     let (gone, seen) = burn.over(stage, workshop)?;
-    stage.promise("It burns when blk-helper is killed", right & gone, seen);
+    stage.promise("It burns when mayfly is killed", right & gone, seen);
     Ok(())
 }
 
@@ -136,21 +161,39 @@ fn pristine(stage: &mut Stage, life: &mut Life) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Space from just before an end to after it.
+/// What there is just before an end, to see that nothing of it is there after.
 struct Burn {
+    crew: Crew,
     free: u64,
     wrote: u64,
     held: Option<u64>,
 }
 
 impl Burn {
-    fn begin(workshop: &Workshop, helper: &Helper, wrote: u64) -> Result<Self, Failure> {
-        let (held, free) = (helper.overlay_bytes(), space::free(&workshop.overlay_dir())?);
-        Ok(Self { free, wrote, held })
+    fn begin(workshop: &Workshop, life: &Life, wrote: u64) -> Result<Self, Failure> {
+        let (held, free) = (life.crew.overlay_bytes(), space::free(&workshop.overlay_dir())?);
+        let crew = life.crew.clone();
+        Ok(Self {
+            crew,
+            free,
+            wrote,
+            held,
+        })
     }
 
-    /// Once the helper ended: whether all is back, and what was seen.
+    /// Once the end has come: whether nothing is left, and what was seen.
     fn over(&self, stage: &mut Stage, workshop: &Workshop) -> Result<(bool, String), Failure> {
+        let left: Vec<String> = self
+            .crew
+            .wait_gone(END)
+            .into_iter()
+            .map(|process| process.program.clone())
+            .collect();
+        let pids = self
+            .crew
+            .all()
+            .map(|process| format!("{} {}", process.program, process.pid));
+        let processes = stage.check(left.is_empty(), &format!("no process is left ({})", pids.join(", ")));
         let dir = workshop.overlay_dir();
         let least = most_of(self.held.unwrap_or(self.wrote));
         let freed = space::settle(&dir, |now| now.saturating_sub(self.free) >= least)?.saturating_sub(self.free);
@@ -165,7 +208,10 @@ impl Burn {
                 &format!("{held}{} more are free than just before the end", human(freed)),
             );
         show_df(stage, workshop)?;
-        Ok((gone, format!("{held}df gained {}, no file left", human(freed))))
+        Ok((
+            processes & gone,
+            format!("{held}df gained {}, no process and no file left", human(freed)),
+        ))
     }
 }
 

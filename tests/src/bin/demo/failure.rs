@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use tests::guest::GuestError;
 
@@ -38,21 +37,17 @@ pub(crate) enum Failure {
         /// Its output.
         said: String,
     },
-    /// The helper did not become ready.
-    #[error("blk-helper did not start; it said: {said}")]
+    /// There is no guest.
+    #[error("mayfly did not start a guest; it said:\n{said}")]
     NotReady {
-        /// What it wrote to standard error.
+        /// What it wrote.
         said: String,
     },
-    /// The helper did not end.
-    #[error("blk-helper was still there after {limit:?}")]
-    StillThere {
-        /// How long we waited.
-        limit: Duration,
-    },
-    /// The READY report has not what its documentation says.
-    #[error("the READY report of blk-helper has no {what}")]
+    /// A report has not what its documentation says.
+    #[error("the report of {program} has no {what}")]
     Report {
+        /// Whose report.
+        program: String,
         /// What was looked for.
         what: &'static str,
     },

@@ -1,62 +1,72 @@
-//! The step that shows who holds which file: the helper the overlay and the base, QEMU neither.
+//! The step that shows who holds which file: the helper the overlay and the base, the others neither.
 
 use std::io::ErrorKind;
 
-use nix::unistd::geteuid;
+use tests::files::{self, Access, OpenFile};
 
+use crate::crew::{Crew, Process};
 use crate::failure::Failure;
-use crate::files::{self, Access, OpenFile};
-use crate::helper::Helper;
-use crate::life::Life;
 use crate::stage::Stage;
 use crate::thief::error_text;
 use crate::workshop::Workshop;
 
-/// Shows both processes' files.
-pub(crate) fn show(stage: &mut Stage, workshop: &Workshop, life: &Life) -> Result<(), Failure> {
-    stage.step("Who holds what");
-    let overlay = of_the_helper(stage, workshop, &life.helper)?;
-    of_qemu(stage, workshop, life.guest.pid(), overlay)
-}
-
 /// Device and inode.
 type Identity = (u64, u64);
 
-/// Returns the overlay's identity, where it could be seen.
-fn of_the_helper(stage: &mut Stage, workshop: &Workshop, helper: &Helper) -> Result<Option<Identity>, Failure> {
+/// Shows the files of all three processes.
+pub(crate) fn show(stage: &mut Stage, workshop: &Workshop, crew: &Crew) -> Result<(), Failure> {
+    stage.step("Who holds what");
+    let overlay = of_the_helper(stage, workshop, &crew.helper)?;
+    stage.gap();
+    of_the_vmm(stage, workshop, &crew.vmm, overlay)?;
+    stage.gap();
+    of_the_supervisor(stage, workshop, &crew.supervisor, overlay)
+}
+
+/// Shows a process's files as the kernel tells them; where it hides them from us, as it reported them itself.
+fn listed(stage: &mut Stage, process: &Process, remark: &str) -> Result<Option<Vec<OpenFile>>, Failure> {
     stage.say(&format!(
-        "Files of blk-helper, from /proc/{}/fd and fdinfo:",
-        helper.pid()
+        "{}, {remark}. From /proc/{}/fd and fdinfo:",
+        process.program, process.pid
     ));
     stage.gap();
-    let files = files::of(helper.pid());
-    match files {
+    match files::of(process.pid) {
         Ok(files) => {
-            if !geteuid().is_root() {
-                stage.check(false, "it hides its files from the user who started it");
-            }
-            from_outside(stage, workshop, &files)
+            list(stage, &files);
+            stage.gap();
+            Ok(Some(files))
         }
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied && process.is_ours() => {
             stage.show(&error_text(&error));
             stage.gap();
             stage.check(true, "it hides its files even from the user who started it");
-            stage.gap();
             stage.say("So this is what it reported itself, when it was ready:");
             stage.gap();
-            reported(stage, workshop, helper)?;
+            for descriptor in process.confinement("descriptors")? {
+                let number = descriptor["number"].as_u64().unwrap_or_default();
+                stage.show(&format!(
+                    "{number:>3}  {}",
+                    descriptor["what"].as_str().unwrap_or_default()
+                ));
+            }
+            stage.gap();
             Ok(None)
         }
         Err(source) => Err(Failure::System {
-            doing: "look at the files of blk-helper".to_owned(),
+            doing: format!("look at the files of {}", process.program),
             source,
         }),
     }
 }
 
-fn from_outside(stage: &mut Stage, workshop: &Workshop, files: &[OpenFile]) -> Result<Option<Identity>, Failure> {
-    list(stage, files);
-    stage.gap();
+/// Returns the overlay's identity, where it could be seen.
+fn of_the_helper(stage: &mut Stage, workshop: &Workshop, helper: &Process) -> Result<Option<Identity>, Failure> {
+    let Some(files) = listed(stage, helper, "which is the disk")? else {
+        return reported(stage, workshop, helper).map(|()| None);
+    };
+    if !nix::unistd::geteuid().is_root() {
+        stage.check(false, "it hides its files from the user who started it");
+    }
     let base = workshop.base_identity()?;
     let base: Vec<&OpenFile> = files.iter().filter(|file| file.identity == base).collect();
     let overlays: Vec<&OpenFile> = files
@@ -82,7 +92,7 @@ fn from_outside(stage: &mut Stage, workshop: &Workshop, files: &[OpenFile]) -> R
             "the overlay has {} names and mode {:03o}; it is the only file open for writing",
             overlay.names, overlay.mode
         ),
-    ) & nothing_listed(stage, workshop)?;
+    ) & nothing_in_the_directory(stage, workshop)?;
     stage.promise(
         "The writes go to a file without a name",
         nameless,
@@ -91,27 +101,17 @@ fn from_outside(stage: &mut Stage, workshop: &Workshop, files: &[OpenFile]) -> R
     Ok(Some(overlay.identity))
 }
 
-fn reported(stage: &mut Stage, workshop: &Workshop, helper: &Helper) -> Result<(), Failure> {
-    let mut told = Vec::new();
-    for descriptor in helper
-        .reported("/confinement/descriptors")?
-        .as_array()
-        .into_iter()
-        .flatten()
-    {
-        let what = descriptor["what"].as_str().unwrap_or_default();
-        stage.show(&format!(
-            "{:>3}  {what}",
-            descriptor["number"].as_u64().unwrap_or_default()
-        ));
-        told.push(what);
-    }
-    stage.gap();
+fn reported(stage: &mut Stage, workshop: &Workshop, helper: &Process) -> Result<(), Failure> {
+    let told: Vec<&str> = helper
+        .confinement("descriptors")?
+        .iter()
+        .filter_map(|descriptor| descriptor["what"].as_str())
+        .collect();
     let read_only = stage.check(told.contains(&"base, read-only"), "the base is open read-only");
     let nameless = stage.check(
         told.contains(&"overlay, nameless, read-write"),
         "the overlay is nameless",
-    ) & nothing_listed(stage, workshop)?;
+    ) & nothing_in_the_directory(stage, workshop)?;
     stage.promise(
         "The image is only read",
         read_only,
@@ -125,33 +125,67 @@ fn reported(stage: &mut Stage, workshop: &Workshop, helper: &Helper) -> Result<(
     Ok(())
 }
 
-fn nothing_listed(stage: &mut Stage, workshop: &Workshop) -> Result<bool, Failure> {
+fn nothing_in_the_directory(stage: &mut Stage, workshop: &Workshop) -> Result<bool, Failure> {
     let names = workshop.overlay_names()?;
     Ok(stage.check(names.is_empty(), "the overlay directory is empty all the same"))
 }
 
-fn of_qemu(stage: &mut Stage, workshop: &Workshop, pid: u32, overlay: Option<Identity>) -> Result<(), Failure> {
-    stage.gap();
-    stage.say(&format!(
-        "Files of QEMU, which a hostile guest attacks first, from /proc/{pid}/fd and fdinfo:"
-    ));
-    stage.gap();
-    let files = files::of(pid).map_err(Failure::while_doing("look at the files of QEMU"))?;
-    list(stage, &files);
-    stage.gap();
-    let base = workshop.base_identity()?;
-    let disks = files
-        .iter()
-        .filter(|file| file.identity == base || Some(file.identity) == overlay || file.is_in_a_file_system());
-    let disks = disks.count();
+fn of_the_vmm(stage: &mut Stage, workshop: &Workshop, vmm: &Process, overlay: Option<Identity>) -> Result<(), Failure> {
+    let remark = "which a hostile guest attacks first; what is called memfd is its kernel and its memory";
+    let (disks, all) = match listed(stage, vmm, remark)? {
+        Some(files) => {
+            let base = workshop.base_identity()?;
+            let is_disk = |file: &&OpenFile| {
+                file.identity == base
+                    || Some(file.identity) == overlay
+                    || file.is_in_a_file_system() && file.target != "/dev/kvm"
+            };
+            (files.iter().filter(is_disk).count(), files.len())
+        }
+        None => {
+            let told = vmm.confinement("descriptors")?;
+            let is_disk = |what: &str| what.starts_with("base") || what.starts_with("overlay");
+            let disks = told
+                .iter()
+                .filter(|descriptor| descriptor["what"].as_str().is_none_or(is_disk));
+            (disks.count(), told.len())
+        }
+    };
     let none = stage.check(
         disks == 0,
         "neither the base nor the overlay, nor any other file of a disk",
     );
     stage.promise(
-        "A guest that takes over QEMU finds no disk there",
+        "A guest that takes over the VMM finds no disk there",
         none,
-        format!("{} descriptors, {disks} of them files of a disk", files.len()),
+        format!("{}: {all} descriptors, {disks} of them files of a disk", vmm.program),
+    );
+    Ok(())
+}
+
+fn of_the_supervisor(
+    stage: &mut Stage,
+    workshop: &Workshop,
+    supervisor: &Process,
+    overlay: Option<Identity>,
+) -> Result<(), Failure> {
+    let remark = "which has the terminal (here: this demo's pipes) and a control channel to the disk";
+    let files = listed(stage, supervisor, remark)?.unwrap_or_default();
+    let (base, overlays) = (workshop.base_identity()?, workshop.overlay_dir());
+    let disks = files.iter().filter(|file| {
+        file.identity == base
+            || Some(file.identity) == overlay
+            || overlays.to_str().is_none_or(|dir| file.target.starts_with(dir))
+    });
+    let disks = disks.count();
+    let none = stage.check(
+        disks == 0 && !files.is_empty(),
+        "it opened the image to hand it over, and has it no more",
+    );
+    stage.promise(
+        "Only blk-helper has the disk",
+        none,
+        format!("mayfly: {} descriptors, {disks} of them files of a disk", files.len()),
     );
     Ok(())
 }

@@ -1,12 +1,14 @@
-//! A guest on a burning disk: it boots, tells what it sees, and writes.
+//! One life of a burning disk: a `mayfly run` and its guest, which boots, tells what it sees, and writes.
 
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
-use tests::guest::{Guest, GuestError, Spec, System};
+use tests::guest::{Assets, Guest, System};
 
+use crate::crew::Crew;
 use crate::failure::Failure;
-use crate::helper::Helper;
 use crate::space::{self, MIB};
 use crate::stage::Stage;
 use crate::workshop::Workshop;
@@ -24,44 +26,66 @@ pub(crate) const PIECE_MIB: u64 = 16;
 const WRITTEN: &str = "piece-is-written";
 const STUCK: &str = "cannot-write";
 
-/// A helper and the guest that uses its disk.
+/// A run with its guest.
 pub(crate) struct Life {
-    pub(crate) helper: Helper,
+    pub(crate) crew: Crew,
     pub(crate) guest: Guest,
+    /// What was typed, so to speak, to start it.
+    pub(crate) command_line: String,
+    report: PathBuf,
     /// How many pieces of what it was told to write are written.
     written: u64,
 }
 
 impl Life {
-    /// Boots a guest on the helper's disk.
-    pub(crate) fn boot(stage: &Stage, workshop: &Workshop, helper: Helper, system: System) -> Result<Self, Failure> {
-        let spec = Spec::new(system)
-            .map_err(Failure::Guest)?
-            .vhost_user_disk(&workshop.socket(), 2);
-        let guest = stage.wait("booting (QEMU without KVM, so this takes a while)", || {
-            Guest::boot(spec, BOOT)
-        });
+    /// Starts `mayfly run` for a guest with this system, and waits until its processes are ready.
+    pub(crate) fn start(workshop: &Workshop, system: System) -> Result<Self, Failure> {
+        let (words, report) = (words(workshop, system)?, workshop.report());
+        // That of the life before is not ours; the first has none before it.
+        let _ = fs::remove_file(&report);
+        let mayfly = program()?;
+        // It becomes mayfly, which ends, and takes everything with it, when the thread ends that started it.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(mayfly).args(&words);
+        let mut guest = Guest::of(command, system, None).map_err(Failure::Guest)?;
+        let crew = Crew::ready(&mut guest, &report)?;
         Ok(Self {
-            helper,
-            guest: guest.map_err(Failure::Guest)?,
+            crew,
+            guest,
+            command_line: format!(
+                "mayfly {}",
+                words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+            ),
+            report,
             written: 0,
         })
     }
 
-    /// The part of QEMU's command line that is about the disk, as the kernel has it.
-    pub(crate) fn command_line(&self) -> Result<String, Failure> {
-        let line = fs::read(format!("/proc/{}/cmdline", self.guest.pid()));
-        let line = line.map_err(Failure::while_doing("read QEMU's command line"))?;
-        let line = String::from_utf8_lossy(&line);
-        let arguments: Vec<&str> = line.split('\0').collect();
-        let about = arguments
-            .windows(2)
-            .filter(|pair| pair[1].contains("vhost"))
-            .map(|pair| pair.join(" "));
-        Ok(format!(
-            "qemu-system-x86_64 [...] {}",
-            about.collect::<Vec<_>>().join(" ")
-        ))
+    /// Waits until the guest takes commands.
+    pub(crate) fn boot(&mut self, stage: &Stage) -> Result<(), Failure> {
+        let what = if self.crew.vmm.is_ours() {
+            "booting"
+        } else {
+            "booting (QEMU emulates the processor, so this takes a while)"
+        };
+        stage
+            .wait(what, || self.guest.wait_for_shell(BOOT))
+            .map_err(Failure::Guest)
+    }
+
+    /// Restarts the guest from inside, and looks again who its processes are.
+    pub(crate) fn reboot(&mut self, stage: &Stage) -> Result<(), Failure> {
+        let rebooted = stage.wait("rebooting", || self.guest.reboot(BOOT));
+        rebooted.map_err(Failure::Guest)?;
+        self.crew = Crew::ready(&mut self.guest, &self.report)?;
+        Ok(())
+    }
+
+    /// What mayfly itself said until now.
+    pub(crate) fn told(&self) -> Vec<String> {
+        let transcript = self.guest.transcript().0;
+        let told = transcript.lines().filter(|line| line.starts_with("mayfly: "));
+        told.map(str::to_owned).collect()
     }
 
     /// Runs a command in the guest; returns what it said.
@@ -103,13 +127,8 @@ impl Life {
 
     /// How many MiB are written, as far as the guest said until now.
     pub(crate) fn written_mib(&self) -> u64 {
-        let lines: u64 = self
-            .guest
-            .transcript()
-            .0
-            .lines()
-            .map(|line| u64::from(line == WRITTEN))
-            .sum();
+        let transcript = self.guest.transcript().0;
+        let lines: u64 = transcript.lines().map(|line| u64::from(line == WRITTEN)).sum();
         lines * PIECE_MIB
     }
 
@@ -143,10 +162,57 @@ impl Life {
         })
     }
 
-    /// Switches the guest off from inside.
+    /// Switches the guest off from inside, and waits for the end of `mayfly run`, which must be a success.
     pub(crate) fn poweroff(&mut self, stage: &Stage) -> Result<(), Failure> {
-        let guest = &mut self.guest;
-        let off: Result<(), GuestError> = stage.wait("switching off", || guest.poweroff(ACT));
+        let off = stage.wait("switching off", || self.guest.poweroff(ACT));
         off.map_err(Failure::Guest)
+    }
+}
+
+/// What follows `mayfly` on the command line.
+fn words(workshop: &Workshop, system: System) -> Result<Vec<String>, Failure> {
+    let assets = Assets::find().map_err(Failure::Guest)?;
+    let path = |path: &Path| path.display().to_string();
+    let mut words = vec!["run".to_owned()];
+    for (option, value) in [
+        ("--disk", path(workshop.base())),
+        ("--kernel", path(&assets.kernel)),
+        ("--initrd", path(&assets.initramfs)),
+        ("--overlay-dir", path(&workshop.overlay_dir())),
+        ("--report", path(&workshop.report())),
+        ("--memory", "512M".to_owned()),
+        ("--cpus", "2".to_owned()),
+    ] {
+        words.extend([option.to_owned(), value]);
+    }
+    let kernel = match system {
+        System::Debian => ["--append", "loglevel=3"],
+        // Without a root file system, which would be the disk.
+        System::Busybox => ["--cmdline", "console=ttyS0 loglevel=3"],
+    };
+    words.extend(kernel.map(str::to_owned));
+    Ok(words)
+}
+
+/// `mayfly`: `MAYFLY`, or the one that cargo put beside this one.
+fn program() -> Result<PathBuf, Failure> {
+    let program = match std::env::var_os("MAYFLY") {
+        Some(path) => PathBuf::from(path),
+        None => {
+            let this = std::env::current_exe().map_err(Failure::while_doing("find this program"))?;
+            this.with_file_name("mayfly")
+        }
+    };
+    let there = program.metadata();
+    there.map_err(Failure::while_doing(format!("find {}", program.display())))?;
+    Ok(program)
+}
+
+/// A word as a person would type it.
+fn quoted(word: &str) -> String {
+    if word.contains(' ') {
+        format!("'{word}'")
+    } else {
+        word.to_owned()
     }
 }

@@ -1,17 +1,16 @@
-//! Walks a person through what QEMU's `-snapshot` promised, with a real helper and real guests (`make demo`).
+//! Walks a person through what QEMU's `-snapshot` promised, with `mayfly run` and real guests (`make demo`).
 //!
 //! ```text
 //!   demo [--write-mib N]    the walk; ends with failure if a promise was not kept
-//!   demo shell              a guest's console on this terminal, on a disk that burns
 //!   demo thief ..., victim  played by the walk itself in processes of their own (`theft`)
 //! ```
 //!
-//! The walk runs on a thread of its own, and this one waits for its end or for a signal. Helper and QEMU are killed by
-//! the kernel when that thread ends, however it ends; what is left to remove then is one directory.
+//! The walk runs on a thread of its own, and this one waits for its end or for a signal. `mayfly` is killed by the kernel
+//! when that thread ends, however it ends, and takes all with it; what is left to remove then is one directory.
 
 #![deny(unsafe_code)]
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -19,26 +18,23 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 
+mod begin;
 mod burn;
+mod crew;
 mod failure;
-mod files;
-mod helper;
 mod holders;
 mod life;
-mod shell;
 mod space;
 mod stage;
-mod terminal;
 mod theft;
 mod thief;
 mod walk;
 mod workshop;
 
 use failure::Failure;
-use terminal::Terminal;
 use workshop::Workshop;
 
-const USAGE: &str = "usage: demo [--write-mib N] | demo shell";
+const USAGE: &str = "usage: demo [--write-mib N]";
 
 /// How many MiB the guest writes unless told otherwise: enough to be seen by anybody's `df`.
 const WRITE_MIB: u64 = 1024;
@@ -57,8 +53,6 @@ fn main() -> ExitCode {
     match arguments[..] {
         ["thief", pid, descriptor, loot] => thief::steal(pid, descriptor, loot),
         ["victim", dir] => thief::be_ordinary(dir),
-        ["shell"] if std::io::stdin().is_terminal() => supervise(shell::run),
-        ["shell"] => complain("a guest's console needs a terminal to be on", 2),
         [] => supervise(|workshop| walk::run(workshop, WRITE_MIB)),
         ["--write-mib", mib] => match mib.parse() {
             Ok(mib @ 1..) => supervise(move |workshop| walk::run(workshop, mib)),
@@ -74,7 +68,6 @@ fn supervise(act: impl FnOnce(&Workshop) -> Result<bool, Failure> + Send + 'stat
     let (sender, events) = channel();
     // Before any other thread exists, so that all of them leave the signals to the one that waits for them.
     watch_signals(sender.clone());
-    let terminal = Terminal::remember();
     let workshop = match Workshop::open() {
         Ok(workshop) => workshop,
         Err(failure) => return complain(&failure.chain(), 1),
@@ -88,7 +81,6 @@ fn supervise(act: impl FnOnce(&Workshop) -> Result<bool, Failure> + Send + 'stat
         Ok(event) => event,
         Err(_) => return complain("the walk ended without a word", 1),
     };
-    terminal.restore();
     workshop.clear();
     match event {
         Event::Interrupted(signal) => {

@@ -94,6 +94,16 @@ impl Stage {
         }
     }
 
+    /// Long lines of output, wrapped.
+    pub(crate) fn show_wrapped(&self, lines: &[String]) {
+        for line in lines {
+            for (number, part) in wrap(line, WIDTH - 6).lines().enumerate() {
+                let indent = if number == 0 { "" } else { "  " };
+                self.show(&format!("{indent}{}", part.trim_start()));
+            }
+        }
+    }
+
     /// A name and what is said of it, wrapped beside it.
     pub(crate) fn show_named(&self, name: &str, text: &str) {
         let mut name = name;

@@ -2,12 +2,11 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::{fs, io};
 
 use rustix::fs::{AtFlags, CWD, linkat};
 
+use crate::crew::{Crew, Owner};
 use crate::failure::Failure;
-use crate::helper::Helper;
 use crate::stage::Stage;
 use crate::thief::{TAKEN, error_text};
 use crate::workshop::Workshop;
@@ -20,15 +19,15 @@ struct Attempt {
 }
 
 /// Shows all attempts, and that they work on any other process of that user.
-pub(crate) fn show(stage: &mut Stage, workshop: &Workshop, helper: &Helper) -> Result<(), Failure> {
+pub(crate) fn show(stage: &mut Stage, workshop: &Workshop, crew: &Crew) -> Result<(), Failure> {
     stage.step("A thief with the helper's own uid");
-    let user = Owner::of(helper.pid())?;
+    let user = crew.helper.owner()?;
     stage.say(&format!(
         "Processes of one user may usually look into each other. So here is one more process of uid {}, the one that \
-         blk-helper runs as, and it wants the overlay:",
-        user.uid
+         blk-helper runs as (and so does {}), and it wants the overlay:",
+        user.uid, crew.vmm.program
     ));
-    let attempts = attempt(workshop, helper, user)?;
+    let attempts = attempt(workshop, crew, user)?;
     let width = attempts.iter().map(|attempt| attempt.act.len()).max().unwrap_or(0);
     let (on_helper, on_ordinary): (Vec<_>, Vec<_>) = attempts.into_iter().partition(|attempt| attempt.on_helper);
     stage.gap();
@@ -37,7 +36,7 @@ pub(crate) fn show(stage: &mut Stage, workshop: &Workshop, helper: &Helper) -> R
         refused &= stage.check(outcome != TAKEN, &format!("{act:width$}  {outcome}"));
     }
     if nix::unistd::geteuid().is_root() {
-        refused &= root_cannot_name_it(stage, workshop, helper, width)?;
+        refused &= root_cannot_name_it(stage, workshop, crew, width)?;
     }
     stage.gap();
     stage.say("The same program, the same acts, on an ordinary process of the same user:");
@@ -65,9 +64,9 @@ pub(crate) fn show(stage: &mut Stage, workshop: &Workshop, helper: &Helper) -> R
 }
 
 /// Not even root can bring it back into a directory: it was opened so that it never gets a name.
-fn root_cannot_name_it(stage: &mut Stage, workshop: &Workshop, helper: &Helper, width: usize) -> Result<bool, Failure> {
+fn root_cannot_name_it(stage: &mut Stage, workshop: &Workshop, crew: &Crew, width: usize) -> Result<bool, Failure> {
     let name = workshop.loot().join("named-by-root");
-    let linked = linkat(CWD, helper.overlay_path()?, CWD, &name, AtFlags::SYMLINK_FOLLOW);
+    let linked = linkat(CWD, crew.overlay_path()?, CWD, &name, AtFlags::SYMLINK_FOLLOW);
     let outcome = linked.map_or_else(|errno| error_text(&errno.into()), |()| TAKEN.to_owned());
     Ok(stage.check(
         linked.is_err(),
@@ -75,13 +74,13 @@ fn root_cannot_name_it(stage: &mut Stage, workshop: &Workshop, helper: &Helper, 
     ))
 }
 
-fn attempt(workshop: &Workshop, helper: &Helper, user: Owner) -> Result<Vec<Attempt>, Failure> {
+fn attempt(workshop: &Workshop, crew: &Crew, user: Owner) -> Result<Vec<Attempt>, Failure> {
     // By way of /proc, because the directory of this program may be closed to that user.
     let mut thief = Command::new("/proc/self/exe");
     thief
         .arg("thief")
-        .arg(helper.pid().to_string())
-        .arg(helper.descriptor("overlay")?.to_string())
+        .arg(crew.helper.pid.to_string())
+        .arg(crew.helper.descriptor("overlay")?.to_string())
         .arg(workshop.loot());
     if nix::unistd::geteuid().as_raw() != user.uid {
         thief.uid(user.uid).gid(user.gid);
@@ -104,32 +103,4 @@ fn attempt(workshop: &Workshop, helper: &Helper, user: Owner) -> Result<Vec<Atte
         })
     });
     Ok(attempts.collect())
-}
-
-/// Whose process it is.
-#[derive(Clone, Copy)]
-struct Owner {
-    uid: u32,
-    gid: u32,
-}
-
-impl Owner {
-    /// From `/proc/PID/status`, which everybody may read.
-    fn of(pid: u32) -> Result<Self, Failure> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))
-            .map_err(Failure::while_doing("read blk-helper's status"))?;
-        let field = |name| {
-            status
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
-        };
-        let (Some(uid), Some(gid)) = (field("Uid:"), field("Gid:")) else {
-            let source = io::Error::other("it has no uid or gid");
-            return Err(Failure::System {
-                doing: "read blk-helper's status".to_owned(),
-                source,
-            });
-        };
-        Ok(Self { uid, gid })
-    }
 }

@@ -1,36 +1,18 @@
 //! The walk itself: its steps in their order, and what is said at each. What is measured, and how, is in the files
 //! beside this one.
 
-use serde_json::Value;
-use tests::guest::System;
-
-use crate::burn;
 use crate::failure::Failure;
-use crate::helper::Helper;
-use crate::holders;
-use crate::life::{Life, PIECE_MIB};
+use crate::life::PIECE_MIB;
 use crate::space::{self, MIB, human};
 use crate::stage::Stage;
-use crate::theft;
 use crate::workshop::Workshop;
+use crate::{begin, burn, holders, theft};
 
 /// The most that fits into the guest's file system.
 const DISK_HOLDS_MIB: u64 = 1536;
 
 /// Below this, the guest writes only a part of what is free: the demo must not fill anybody's disk.
 const PLENTY_MIB: u64 = 3072;
-
-/// The layers that a watcher is shown; the others are counted.
-const SHOWN_LAYERS: [&str; 8] = [
-    "user",
-    "no capabilities",
-    "no-new-privs",
-    "not dumpable",
-    "landlock",
-    "seccomp",
-    "network namespace",
-    "empty root",
-];
 
 /// Walks through all steps, with a guest that writes `mib`; returns whether every promise was kept.
 pub(crate) fn run(workshop: &Workshop, mib: u64) -> Result<bool, Failure> {
@@ -40,19 +22,20 @@ pub(crate) fn run(workshop: &Workshop, mib: u64) -> Result<bool, Failure> {
     stage.say(
         "QEMU's -snapshot made a promise: the guest may write to its disk as it likes, the writes go to a file \
          without a name, the image stays as it is, and when the process ends, however it ends, the space is back. \
-         Mayfly keeps it in a process of its own, so that a guest which takes over QEMU gets nothing. This is that \
-         promise, step by step, with real processes. What you see is measured while you watch.",
+         Mayfly keeps it in a process of its own, so that a guest which takes over its VMM gets nothing. This is \
+         that promise, step by step, with real processes. What you see is measured while you watch.",
     );
     let before = base(&mut stage, workshop)?;
 
-    let helper = helper_starts(&mut stage, workshop)?;
-    let encrypted = helper.encrypts()?;
-    let mut life = guest_boots(&mut stage, workshop, helper)?;
-    holders::show(&mut stage, workshop, &life)?;
+    let mut life = begin::start(&mut stage, workshop)?;
+    let encrypted = life.crew.encrypts()?;
+    begin::boot(&mut stage, workshop, &mut life)?;
+    holders::show(&mut stage, workshop, &life.crew)?;
     let wrote = burn::write(&mut stage, workshop, &mut life, mib)?;
-    theft::show(&mut stage, workshop, &life.helper)?;
+    theft::show(&mut stage, workshop, &life.crew)?;
     burn::by_poweroff(&mut stage, workshop, life, wrote)?;
-    burn::by_kill(&mut stage, workshop, mib)?;
+    let life = burn::not_by_reboot(&mut stage, workshop)?;
+    burn::by_kill(&mut stage, workshop, life, mib)?;
 
     base_again(&mut stage, workshop, &before)?;
     let kept = stage.summary();
@@ -112,87 +95,4 @@ fn base_again(stage: &mut Stage, workshop: &Workshop, before: &Stamp) -> Result<
         format!("SHA-256 {short}... and modification time, before and after two guests"),
     );
     Ok(())
-}
-
-fn helper_starts(stage: &mut Stage, workshop: &Workshop) -> Result<Helper, Failure> {
-    stage.step("blk-helper opens the image, makes the overlay, and locks itself in");
-    let helper = Helper::start(workshop, &["--exit-on-disconnect"])?;
-    stage.command(helper.command_line());
-    stage.gap();
-    stage.say(&format!(
-        "It is pid {}. Once locked in, it reports what the kernel says of it:",
-        helper.pid()
-    ));
-    stage.gap();
-    let layers = helper
-        .reported("/confinement/layers")?
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    for layer in layers
-        .iter()
-        .filter(|layer| text(layer, "name").is_some_and(|name| SHOWN_LAYERS.contains(&name)))
-    {
-        let mark = if is(layer, "achieved") { "" } else { "not in force: " };
-        let (name, evidence) = (
-            text(layer, "name").unwrap_or_default(),
-            text(layer, "evidence").unwrap_or_default(),
-        );
-        stage.show_named(name, &format!("{mark}{evidence}"));
-    }
-    let achieved = layers.iter().filter(|layer| is(layer, "achieved")).count();
-    let missing = layers
-        .iter()
-        .filter(|layer| is(layer, "required") && !is(layer, "achieved"))
-        .count();
-    stage.gap();
-    let confined = stage.check(
-        missing == 0 && !layers.is_empty(),
-        &format!(
-            "every layer that it requires is in force ({achieved} of {} in all)",
-            layers.len()
-        ),
-    );
-    stage.promise(
-        "The disk's process is locked in",
-        confined,
-        format!(
-            "{achieved} of {} layers in force, none missing that is required",
-            layers.len()
-        ),
-    );
-    Ok(helper)
-}
-
-fn guest_boots(stage: &mut Stage, workshop: &Workshop, helper: Helper) -> Result<Life, Failure> {
-    stage.step("A stock Debian boots from it");
-    let mut life = Life::boot(stage, workshop, helper, System::Debian)?;
-    stage.say("QEMU was started with");
-    stage.command(&life.command_line()?);
-    stage.gap();
-    stage.say(&format!(
-        "QEMU is pid {}; all that it has of the disk is a socket. The guest says hello:",
-        life.guest.pid()
-    ));
-    life.show(
-        stage,
-        "uname -srm; grep PRETTY /etc/os-release; systemctl is-system-running",
-    )?;
-    life.show(stage, "lsblk --output NAME,SIZE,TYPE,FSTYPE,MOUNTPOINTS")?;
-    let sectors: u64 = life.sh("cat /sys/block/vda/size")?.parse().unwrap_or(0);
-    let (length, _) = workshop.base_size()?;
-    stage.gap();
-    stage.check(
-        sectors * 512 == length,
-        "its disk vda is exactly as large as the base image",
-    );
-    Ok(life)
-}
-
-fn text<'value>(value: &'value Value, field: &str) -> Option<&'value str> {
-    value.get(field)?.as_str()
-}
-
-fn is(value: &Value, field: &str) -> bool {
-    value.get(field).and_then(Value::as_bool) == Some(true)
 }

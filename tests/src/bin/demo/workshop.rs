@@ -59,9 +59,9 @@ impl Workshop {
         self.dir.join("loot")
     }
 
-    /// Where the helper listens.
-    pub(crate) fn socket(&self) -> PathBuf {
-        self.dir.join("disk.sock")
+    /// Where `mayfly run` writes what its processes report.
+    pub(crate) fn report(&self) -> PathBuf {
+        self.dir.join("report")
     }
 
     /// The names in the overlay directory.

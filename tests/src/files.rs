@@ -6,26 +6,29 @@ use std::os::unix::fs::MetadataExt;
 
 /// One open file of another process.
 #[derive(Debug)]
-pub(crate) struct OpenFile {
+pub struct OpenFile {
     /// The descriptor's number.
-    pub(crate) number: u32,
+    pub number: u32,
     /// How it was opened.
-    pub(crate) access: Access,
+    pub access: Access,
     /// Where the kernel says it is.
-    pub(crate) target: String,
+    pub target: String,
     /// Device and inode.
-    pub(crate) identity: (u64, u64),
+    pub identity: (u64, u64),
     /// How many names it has.
-    pub(crate) names: u64,
+    pub names: u64,
     /// Its permission bits.
-    pub(crate) mode: u32,
+    pub mode: u32,
 }
 
 /// How a file was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
+pub enum Access {
+    /// `O_RDONLY`.
     ReadOnly,
+    /// `O_WRONLY`.
     WriteOnly,
+    /// `O_RDWR`.
     ReadWrite,
 }
 
@@ -39,7 +42,9 @@ impl Access {
         }
     }
 
-    pub(crate) const fn text(self) -> &'static str {
+    /// In words.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
         match self {
             Self::ReadOnly => "read-only",
             Self::WriteOnly => "write-only",
@@ -50,19 +55,25 @@ impl Access {
 
 impl OpenFile {
     /// What it is, for one that has no place: "socket", "eventfd" and so on.
-    pub(crate) fn kind(&self) -> &str {
+    #[must_use]
+    pub fn kind(&self) -> &str {
         let kind = self.target.strip_prefix("anon_inode:").unwrap_or(&self.target);
         kind.split(":[").next().unwrap_or(kind).trim_matches(['[', ']'])
     }
 
     /// Whether it is a file that once had, or has, a place in a file system, other than the nothing in `/dev/null`.
-    pub(crate) fn is_in_a_file_system(&self) -> bool {
+    #[must_use]
+    pub fn is_in_a_file_system(&self) -> bool {
         self.target.starts_with('/') && self.target != "/dev/null" && !self.target.starts_with("/memfd:")
     }
 }
 
 /// All that process `pid` holds, in order.
-pub(crate) fn of(pid: u32) -> io::Result<Vec<OpenFile>> {
+///
+/// # Errors
+///
+/// If it is not there, or hides its files from us.
+pub fn of(pid: u32) -> io::Result<Vec<OpenFile>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
         let name = entry?.file_name();

@@ -1,0 +1,102 @@
+//! What is read from the command line, and what help says.
+
+use super::*;
+
+fn run(line: &str) -> Result<Run, String> {
+    let words = ["mayfly", "run"].into_iter().chain(line.split_whitespace());
+    match Cli::read(words.map(Into::into))
+        .map_err(|refusal| refusal.0.to_string())?
+        .command
+    {
+        Some(Command::Run(run)) => Ok(*run),
+        None => panic!("{line}"),
+    }
+}
+
+fn names(options: &Options) -> Vec<String> {
+    options
+        .disks
+        .iter()
+        .map(|disk| match disk {
+            DiskSource::Image(disk) => disk.image.display().to_string(),
+            DiskSource::Socket(path) => format!("socket {}", path.display()),
+        })
+        .collect()
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn disks_and_sockets_keep_their_order() {
+    let run = run("--disk a --disk-socket b --disk c,ro --disk-socket d").unwrap();
+
+    assert_eq!(names(&run.options), ["a", "socket b", "c", "socket d"]);
+}
+
+#[test]
+fn the_command_line_wins_over_the_file() {
+    let file = run("--disk file --kernel file --cpus 2 --net tap=file --verbose")
+        .unwrap()
+        .options;
+    let own = run("--disk own --cpus 4").unwrap().options;
+
+    let both = own.or(file.clone());
+
+    assert_eq!(names(&both), ["own"], "a list is taken whole");
+    assert_eq!(
+        (both.cpus, both.kernel.clone(), both.verbose),
+        (Some(4), file.kernel, true)
+    );
+    assert_eq!(both.net, file.net);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_what_would() {
+    for (line, expected) in [
+        ("--disk a,rw", "\"rw\" is not an option of a disk"),
+        ("--cpus 0", "0"),
+        ("--cpus 256", "256"),
+        ("--memory lots", "512M"),
+        ("--accel xen", "[possible values: auto, kvm, qemu]"),
+        ("--user 0", "root"),
+        ("--net tap=a,mac=1", "six pairs"),
+        ("--drive a", "--drive"),
+        ("extra", "extra"),
+    ] {
+        let error = run(line).expect_err(line);
+        assert!(error.contains(expected), "{line}: {error}");
+    }
+}
+
+#[test]
+fn help_names_the_burn_every_option_and_every_exit_code() {
+    let error = Cli::read(["mayfly", "run", "--help"].map(Into::into)).unwrap_err();
+    let help = error.0.to_string();
+
+    for code in Code::ALL {
+        assert!(help.contains(code.meaning()), "{code:?}\n{help}");
+    }
+    for option in [
+        "--disk-socket",
+        "--overlay-limit",
+        "--dry-run",
+        "--config",
+        "--accel",
+        "--append",
+        "128+N",
+        "C-a x",
+    ] {
+        assert!(help.contains(option), "{option}\n{help}");
+    }
+    let top = Cli::read(["mayfly", "--help"].map(Into::into))
+        .unwrap_err()
+        .0
+        .to_string();
+    assert!(
+        top.contains("EVERYTHING THE GUEST WRITES IS LOST") && top.contains("--check-confinement"),
+        "{top}"
+    );
+}

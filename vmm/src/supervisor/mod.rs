@@ -1,0 +1,237 @@
+//! `mayfly`: starts the processes, owns the terminal, and takes the decision at the end.
+//!
+//! Reading order. What is wanted: [`args`] and [`config`] (in [`words`]) → [`settings`], and what the host has ([`host`]) →
+//! [`plan`] (with [`qemu`] as the other VMM). How it is done: [`kit`] and [`tap`] open, [`spawn`] starts, [`crew`] connects,
+//! [`run`] is the life, [`events`] what it waits for. A process: [`child`], with [`relay`] for what it logs, [`reports`] for what
+//! it says at READY, and [`control`] for what a helper is asked. The operator: [`terminal`], [`console`], [`keys`], [`status`].
+//! How it ends: [`end`].
+//!
+//! It is the operator's, runs with the operator's rights and is not confined. So it touches as little as it can of what a guest
+//! controls: console bytes, which it passes on unread, and log lines and reports of processes that a guest may have taken over.
+
+mod args;
+mod check;
+mod child;
+mod config;
+mod console;
+mod control;
+mod crew;
+mod end;
+mod events;
+mod host;
+mod keys;
+mod kit;
+mod plan;
+mod qemu;
+mod relay;
+mod reports;
+mod run;
+mod settings;
+mod signals;
+mod spawn;
+mod status;
+mod tap;
+mod terminal;
+mod words;
+
+use self::args::{Cli, Command, DiskSource};
+use self::config::ConfigError;
+use self::end::Code;
+use self::host::{Host, HostError};
+use self::kit::{Kit, KitError, open_image};
+use self::plan::{Facts, Plan, Programs};
+use self::reports::Reports;
+use self::run::{Run, RunError};
+use self::settings::{Settings, SettingsError};
+use self::signals::Signals;
+use crate::contract::Mac;
+use crate::sys;
+use log::{error, info, warn};
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, setrlimit};
+use policy::logging::{self, chain};
+use protocol::size::show;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Why there is no guest.
+#[derive(Debug, Error)]
+enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Kit(#[from] KitError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error("cannot write the report to {}", path.display())]
+    Report {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot take over the signals")]
+    Signals(#[source] Errno),
+    #[error("cannot {doing}")]
+    System {
+        doing: &'static str,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl StartError {
+    /// What `exit` gets.
+    const fn code(&self) -> Code {
+        match self {
+            Self::Config(_) | Self::Settings(_) => Code::Usage,
+            Self::Host(_) | Self::Kit(_) | Self::Report { .. } | Self::Signals(_) | Self::System { .. } => {
+                Code::CannotStart
+            }
+            Self::Run(error) => error.code(),
+        }
+    }
+}
+
+/// `mayfly`, from its command line to its exit code.
+#[must_use]
+pub fn main() -> u8 {
+    let cli = match Cli::read(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(refusal) => return refusal.tell().number(),
+    };
+    let verbose = matches!(&cli.command, Some(Command::Run(run)) if run.options.verbose);
+    logging::start("mayfly", &["vmm", "policy"], verbose);
+    std::panic::set_hook(Box::new(|panic| {
+        terminal::restore();
+        error!("a bug: {panic}; the guest is killed, and its disks are burnt");
+        // Processes that are left end with this one.
+        policy::signals::exit_now(Code::Panicked.number());
+    }));
+    let outcome = match cli.command {
+        Some(Command::Run(run)) => start(*run),
+        None => programs().map(|programs| check::run(&programs).number()),
+    };
+    outcome.unwrap_or_else(|error| {
+        error!("{}", chain(&error));
+        error.code().number()
+    })
+}
+
+/// Puts together what is wanted and what is there, and runs it.
+fn start(run: args::Run) -> Result<u8, StartError> {
+    let file = run.config.as_deref().map(config::read).transpose()?.unwrap_or_default();
+    let settings = Settings::new(run.options.or(file))?;
+    sys::pass_nothing_on().map_err(|errno| failed("keep what was inherited from other processes")(errno.into()))?;
+    // Helpers and mayfly-vmm see to that themselves; QEMU's core file would hold the guest's memory.
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|errno| failed("rule out core files")(errno.into()))?;
+    // Before anything else is opened: a tap may have been inherited.
+    let taps = if run.dry_run {
+        Vec::new()
+    } else {
+        Kit::open_taps(&settings)?
+    };
+    let host = Host::look();
+    let (engine, notice) = host.choose(settings.accel)?;
+    let warnings = host.carries(&settings)?;
+    let facts = Facts {
+        engine,
+        programs: programs()?,
+        partitioned: is_first_disk_partitioned(&settings)?,
+        root: nix::unistd::geteuid().is_root(),
+        macs: macs(&settings)?,
+    };
+    let plan = Plan::new(&settings, &facts);
+    for line in notice.iter().chain(&warnings) {
+        warn!("{line}");
+    }
+    if run.dry_run {
+        let printed = write!(io::stdout(), "{plan}");
+        return printed.map(|()| Code::Done.number()).map_err(failed("print the plan"));
+    }
+    let kit = Kit::open(&settings, engine, facts.root, taps)?;
+    let signals = Signals::take().map_err(StartError::Signals)?;
+    info!("{}", introduction(&settings, &plan));
+    let reports = run.report.as_deref().map(reports).transpose()?;
+    let end = Run::new(&plan, kit, signals, reports, settings.verbose).go()?;
+    if end.is_wanted() {
+        info!("{end}; the disks are burnt");
+    } else {
+        error!("{end}; the disks are burnt");
+    }
+    Ok(end.code())
+}
+
+fn reports(path: &Path) -> Result<Reports, StartError> {
+    Reports::create(path).map_err(|source| {
+        let path = path.to_owned();
+        StartError::Report { path, source }
+    })
+}
+
+/// One line of what is about to start.
+fn introduction(settings: &Settings, plan: &Plan) -> String {
+    let engine = match plan.engine {
+        host::Engine::Kvm => "kvm".to_owned(),
+        host::Engine::Qemu => format!("qemu (emulation; weaker confinement: {})", qemu::CONFINEMENT),
+    };
+    let disks: Vec<_> = plan.disks.iter().map(|disk| disk.name.as_str()).collect();
+    let disks = if disks.is_empty() {
+        "none".to_owned()
+    } else {
+        disks.join(", ")
+    };
+    format!(
+        "starting a guest with {engine}: {} processor{}, {} of memory, disks: {disks}",
+        settings.cpus,
+        if settings.cpus == 1 { "" } else { "s" },
+        show(settings.memory_bytes)
+    )
+}
+
+/// The programs beside this one; each can be named by a variable instead, which the tests do.
+fn programs() -> Result<Programs, StartError> {
+    let this = std::env::current_exe().map_err(failed("find this program's own file"))?;
+    let named = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
+    let beside = |name: &str| this.with_file_name(name);
+    Ok(Programs {
+        helper: named("MAYFLY_BLK_HELPER").unwrap_or_else(|| beside("blk-helper")),
+        vmm: named("MAYFLY_VMM").unwrap_or_else(|| beside("mayfly-vmm")),
+        qemu: named("MAYFLY_QEMU").unwrap_or_else(|| "qemu-system-x86_64".into()),
+    })
+}
+
+/// Whether the guest's first disk has a partition table. One that others serve is not looked at.
+fn is_first_disk_partitioned(settings: &Settings) -> Result<bool, StartError> {
+    match settings.disks.first() {
+        Some(DiskSource::Image(disk)) if settings.cmdline.is_none() => {
+            let image = open_image(&disk.image)?;
+            // What cannot be read is for the helper to refuse.
+            Ok(host::is_partitioned(&image).unwrap_or(false))
+        }
+        Some(DiskSource::Image(_) | DiskSource::Socket(_)) | None => Ok(false),
+    }
+}
+
+/// An address for each network card: the one that is asked for, or a random one of those that nobody hands out.
+fn macs(settings: &Settings) -> Result<Vec<Mac>, StartError> {
+    let mut random = File::open("/dev/urandom").map_err(failed("open /dev/urandom"))?;
+    let mut choose = || {
+        let mut address = [0; 6];
+        random.read_exact(&mut address)?;
+        // Locally administered, and a single card's.
+        address[0] = address[0] & 0xfc | 2;
+        Ok(Mac(address))
+    };
+    let macs = settings.nets.iter().map(|net| net.mac.map_or_else(&mut choose, Ok));
+    macs.collect::<io::Result<_>>().map_err(failed("make up an address"))
+}
+
+fn failed(doing: &'static str) -> impl Fn(io::Error) -> StartError {
+    move |source| StartError::System { doing, source }
+}

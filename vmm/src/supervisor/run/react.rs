@@ -1,0 +1,107 @@
+//! What a run does about each thing that happens. Nothing here waits; what ends the run is returned.
+
+use super::Run;
+use crate::supervisor::child::Child;
+use crate::supervisor::console::Gone;
+use crate::supervisor::end::End;
+use crate::supervisor::events::{Source, Stream};
+use crate::supervisor::keys::{self, Action};
+use crate::supervisor::status;
+use nix::sys::signal::Signal;
+use std::process::ExitStatus;
+use std::time::Instant;
+
+impl Run<'_> {
+    /// Deals with one thing that happened.
+    pub(super) fn handle(&mut self, source: Source) -> Option<End> {
+        match source {
+            Source::Signal => self.heed_signals(),
+            Source::Helper(index, stream) => self.hear_helper(index, stream),
+            Source::Machine(stream) => {
+                self.hear_machine(stream);
+                None
+            }
+            Source::Input => match self.console.read_input() {
+                Ok(actions) => actions.into_iter().find_map(|action| self.act(action)),
+                Err(gone) => Some(end_of(gone)),
+            },
+            Source::Typed => {
+                self.console.write_typed();
+                None
+            }
+            Source::Printed => {
+                self.console.read_printed();
+                None
+            }
+            Source::Output => self.console.write_output().err().map(end_of),
+        }
+    }
+
+    fn heed_signals(&mut self) -> Option<End> {
+        while let Some(signal) = self.signals.next() {
+            if signal != Signal::SIGCONT {
+                return Some(End::Told(signal));
+            }
+            if let Some(raw) = &self.raw
+                && raw.again().is_err()
+            {
+                return Some(End::TerminalGone);
+            }
+        }
+        None
+    }
+
+    fn hear_helper(&mut self, index: usize, stream: Stream) -> Option<End> {
+        let helper = self.crew.helpers.get_mut(index)?.as_mut()?;
+        let status = hear(&mut helper.child, stream, self.verbose)?;
+        let disk = self.plan.disks.get(index)?.name.clone();
+        Some(End::HelperEnded { disk, status })
+    }
+
+    fn hear_machine(&mut self, stream: Stream) {
+        let Some(machine) = &mut self.crew.machine else {
+            return;
+        };
+        if let Some(status) = hear(machine, stream, self.verbose) {
+            self.gone = Some((status, Instant::now()));
+            self.console.hang_up();
+        }
+    }
+
+    /// Does what a key asks for.
+    fn act(&mut self, action: Action) -> Option<End> {
+        match action {
+            Action::Quit => return Some(End::Quit),
+            Action::Help => self.console.show(keys::HELP),
+            Action::Save => self
+                .console
+                .show("mayfly: saving is not there yet; what the guest wrote is burnt at the end\n"),
+            Action::Status => {
+                let text = status::text(self.plan, &mut self.crew, self.began, self.reboots);
+                self.console.show(&text);
+            }
+        }
+        None
+    }
+}
+
+/// Deals with what a process says; how it ended, if that is what it says.
+fn hear(child: &mut Child, stream: Stream, verbose: bool) -> Option<ExitStatus> {
+    match stream {
+        Stream::Ready => child.read_ready(),
+        Stream::Log => child.relay(verbose),
+        Stream::Exit => {
+            let status = child.look()?;
+            child.relay_rest(verbose);
+            return Some(status);
+        }
+    }
+    None
+}
+
+const fn end_of(gone: Gone) -> End {
+    match gone {
+        Gone::Terminal => End::TerminalGone,
+        Gone::Output => End::OutputGone,
+    }
+}

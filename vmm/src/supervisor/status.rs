@@ -1,0 +1,144 @@
+//! What C-a c shows: the processes, what confines them, and how full the overlays are.
+
+use super::child::Child;
+use super::crew::{Crew, Helper};
+use super::host::Engine;
+use super::plan::{Backend, Plan, PlannedDisk};
+use super::qemu;
+use policy::logging::chain;
+use protocol::size::show;
+use serde::Deserialize;
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+/// The status, as lines for a terminal.
+pub(crate) fn text(plan: &Plan, crew: &mut Crew, began: Instant, reboots: u32) -> String {
+    let engine = match plan.engine {
+        Engine::Kvm => "kvm",
+        Engine::Qemu => "qemu",
+    };
+    let mut text = format!(
+        "mayfly {}, process {}, up {}, {engine}, {reboots} reboots with a new VMM\n",
+        env!("CARGO_PKG_VERSION"),
+        std::process::id(),
+        duration(began.elapsed())
+    );
+    if let Some(machine) = &crew.machine {
+        let _ = writeln!(
+            text,
+            "  vmm: process {}, up {}; {}",
+            machine.pid(),
+            duration(machine.started().elapsed()),
+            match plan.engine {
+                Engine::Kvm => confinement(machine),
+                Engine::Qemu => format!("weaker confinement: {}", qemu::CONFINEMENT),
+            }
+        );
+    }
+    for (disk, helper) in plan.disks.iter().zip(&mut crew.helpers) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {}", disk_line(disk, helper.as_mut()));
+    }
+    text
+}
+
+fn disk_line(disk: &PlannedDisk, helper: Option<&mut Helper>) -> String {
+    let name = &disk.name;
+    let Some(helper) = helper else {
+        return match &disk.backend {
+            Backend::Socket(path) => format!("disk {name}: served by others at {}", path.display()),
+            Backend::Helper { .. } => format!("disk {name}: not served"),
+        };
+    };
+    let confinement = confinement(&helper.child);
+    let state = match helper.control.status() {
+        Err(error) => format!("no status: {}", chain(&error)),
+        Ok(status) => match status.overlay {
+            None => format!("{}, read-only", show(status.disk_bytes)),
+            Some(overlay) => format!(
+                "{}, overlay {} of {} (not encrypted)",
+                show(status.disk_bytes),
+                show(overlay.used_bytes),
+                show(overlay.limit_bytes)
+            ),
+        },
+    };
+    format!("disk {name}: process {}, {state}; {confinement}", helper.child.pid())
+}
+
+/// What is read of a report: the names of its layers.
+#[derive(Deserialize)]
+struct Layers {
+    layers: Vec<Layer>,
+}
+
+/// One of them.
+#[derive(Deserialize)]
+struct Layer {
+    name: String,
+    achieved: bool,
+}
+
+/// A report, on its own or inside a helper's.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Report {
+    Helper { confinement: Layers },
+    Machine(Layers),
+}
+
+/// In a few words what the process said at READY of its confinement; the whole of it shows `mayfly --check-confinement`.
+fn confinement(child: &Child) -> String {
+    child.report().map_or_else(|| "not confined yet".to_owned(), summary)
+}
+
+fn summary(report: &str) -> String {
+    let layers = match serde_json::from_str(report) {
+        Ok(Report::Helper { confinement: layers } | Report::Machine(layers)) => layers.layers,
+        Err(_) => return "its report makes no sense".to_owned(),
+    };
+    let (there, missing): (Vec<_>, Vec<_>) = layers.iter().partition(|layer| layer.achieved);
+    let mut text = format!("{} layers of confinement", there.len());
+    if !missing.is_empty() {
+        // A name is one of our own program's; one that a guest put there instead must not steer the terminal.
+        let names: Vec<_> = missing
+            .iter()
+            .map(|layer| layer.name.escape_debug().to_string())
+            .collect();
+        let _ = write!(text, ", not permitted here: {}", names.join(", "));
+    }
+    text
+}
+
+fn duration(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds @ 60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        seconds => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_summed_up() {
+        let layers = r#"{"layers":[{"name":"seccomp","achieved":true,"required":true},{"name":"user namespace","achieved":false}],"threads":[]}"#;
+        let expected = "1 layers of confinement, not permitted here: user namespace";
+
+        assert_eq!(summary(layers), expected);
+        assert_eq!(
+            summary(&format!(r#"{{"version":"1","pid":7,"confinement":{layers}}}"#)),
+            expected
+        );
+        assert_eq!(summary("{"), "its report makes no sense");
+    }
+
+    #[test]
+    fn times_are_shown_short() {
+        assert_eq!(duration(Duration::from_secs(59)), "59 s");
+        assert_eq!(duration(Duration::from_secs(61)), "1 min 1 s");
+        assert_eq!(duration(Duration::from_secs(3725)), "1 h 2 min");
+    }
+}

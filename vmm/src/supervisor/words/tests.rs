@@ -1,0 +1,86 @@
+//! What is read, and what is refused with which word.
+
+use super::*;
+
+fn refused<T: FromStr<Err = String> + std::fmt::Debug>(text: &str, because: &str) {
+    let error = text.parse::<T>().expect_err(text);
+    assert!(error.contains(because), "{text}: {error}");
+}
+
+#[test]
+fn a_disk_is_a_path_and_options() {
+    let disk: Disk = "a.raw,overlay-dir=/fast,overlay-limit=10G,serial=x,raw-anyway"
+        .parse()
+        .unwrap();
+
+    assert_eq!(
+        disk,
+        Disk {
+            image: "a.raw".into(),
+            read_only: false,
+            raw_anyway: true,
+            overlay_dir: Some("/fast".into()),
+            overlay_limit: Some(Size(10 << 30)),
+            serial: Some("x".into()),
+        }
+    );
+    assert!("a.raw,ro".parse::<Disk>().unwrap().read_only);
+}
+
+#[test]
+fn a_doubled_comma_belongs_to_the_path() {
+    let disk: Disk = "a,,b.raw,ro".parse().unwrap();
+
+    assert_eq!((disk.image, disk.read_only), ("a,b.raw".into(), true));
+}
+
+#[test]
+fn what_is_no_disk_is_refused() {
+    refused::<Disk>("", "path");
+    refused::<Disk>(",ro", "path");
+    refused::<Disk>("a.raw,rw", "\"rw\"");
+    refused::<Disk>("a.raw,overlay-limit=lots", "10G");
+    refused::<Disk>("a.raw,serial=123456789012345678901", "20 bytes");
+    refused::<Disk>("a.raw,ro,overlay-dir=/x", "no overlay");
+}
+
+#[test]
+fn a_card_is_a_tap_and_perhaps_an_address() {
+    let net: Net = "tap=tap0,mac=02:00:00:00:00:0A".parse().unwrap();
+    assert_eq!(net.tap, Tap::Name("tap0".into()));
+    assert_eq!(net.mac.unwrap().to_string(), "02:00:00:00:00:0a");
+
+    let net: Net = "fd=7".parse().unwrap();
+    assert_eq!((net.tap, net.mac), (Tap::Descriptor(7), None));
+}
+
+#[test]
+fn what_is_no_card_is_refused() {
+    refused::<Net>("", "not an option");
+    refused::<Net>("mac=02:00:00:00:00:01", "tap=NAME");
+    refused::<Net>("tap=", "1 to 15");
+    refused::<Net>("tap=0123456789abcdef", "1 to 15");
+    refused::<Net>("tap=a/b", "without /");
+    refused::<Net>("tap=a,tap=b", "one tap=NAME");
+    refused::<Net>("fd=2", "above 2");
+    for mac in [
+        "02:00:00:00:00",
+        "02:00:00:00:00:01:02",
+        "2:0:0:0:0:1",
+        "0g:00:00:00:00:01",
+        "+2:00:00:00:00:01",
+    ] {
+        refused::<Net>(&format!("tap=a,mac={mac}"), "six pairs");
+    }
+    refused::<Net>("tap=a,mac=01:00:00:00:00:01", "even");
+    refused::<Net>("tap=a,mac=00:00:00:00:00:00", "zero");
+}
+
+#[test]
+fn nobody_becomes_root() {
+    refused::<User>("0", "root");
+    refused::<User>("1000:0", "root");
+    refused::<User>("4294967295", "numbers");
+    refused::<User>("nobody", "numbers");
+    assert_eq!("1000".parse(), Ok(User { uid: 1000, gid: 1000 }));
+}
