@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build images test demo demo-shell lint audit clean clean-cache
+.PHONY: help deps build images test demo demo-shell bench-boot lint audit clean clean-cache
 
 export MAYFLY_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mayfly
 export PATH := $(HOME)/.cargo/bin:$(PATH):$(MAYFLY_CACHE)/tools/bin
@@ -31,12 +31,15 @@ demo: images build ## watch a guest write to a disk that burns
 	@MAYFLY="$$PWD/target/release/mayfly" cargo run --quiet -p tests --bin demo
 
 demo-shell: images build ## the same guest on this terminal: "mayfly run" and nothing else
-	@printf '\n%s\n' \
+	@printf '%s\n' '' \
 	    'A Debian guest, with you as root in it. Ruin what you like: its disk burns at the end.' \
 	    'C-a h shows the keys (C-a is Ctrl and a, then the letter): C-a c what runs, C-a x the end.' \
-	    'All other keys are the guest'\''s, Ctrl-C too. It takes some seconds to boot. poweroff ends it as well.'
-	@echo
+	    'All other keys are for the guest, Ctrl-C too. It boots for some seconds; poweroff ends it as well.' ''
 	target/release/mayfly run $(debian)
+
+bench-boot: images build ## boot time beside QEMU's microvm, and memory, on an emulated host with a real KVM (about 3 minutes)
+	@cargo build --quiet --release -p tests --bin nested --bin inside
+	@target/release/nested --limit 900 "$$PWD/target/release/inside peer disk boot-time"
 
 lint: deps ## formatting, clippy, documentation, licences, the rules of ARCHITECTURE.md, shell scripts
 	@scripts/lint

@@ -89,12 +89,6 @@ impl Filter {
         &self.rows
     }
 
-    /// The lines, to be put together with others.
-    #[must_use]
-    pub fn into_rows(self) -> Vec<Row> {
-        self.rows
-    }
-
     /// The table for the documentation, as Markdown: allowed calls, then soft-denied ones.
     #[must_use]
     pub fn to_markdown(&self) -> String {

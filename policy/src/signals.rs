@@ -60,7 +60,11 @@ pub fn ignore(signal: Signal) -> Result<(), Errno> {
 
 /// Undoes what a launcher may have left to us: a blocked signal would end nothing, and with SIGCHLD ignored there is no waiting
 /// for a child.
-pub(crate) fn forget_inherited() -> Result<(), Errno> {
+///
+/// # Errors
+///
+/// None that the kernel knows for these.
+pub fn forget_inherited() -> Result<(), Errno> {
     SigSet::empty().thread_set_mask()?;
     sys::dispose(Signal::SIGCHLD, Disposition::Default)
 }

@@ -6,6 +6,9 @@
 //! written byte by byte). An [`operator`] holds the other end of its control channel. What the disk should contain is known by [`model`]; [`traffic`] invents requests
 //! and [`drive`] runs them against both.
 //!
+//! A whole machine is a [`supervised`] run of `mayfly`; a [`bare`] one runs a [`payload`] of a few hundred instructions, and a
+//! [`vmm`] runs without a supervisor, on a [`backend`] that may be a bad one.
+//!
 //! Guest memory ([`memory`]) is a memfd that this side reads and writes by system call, so a test can hand a hostile
 //! ring to the helper without a line of `unsafe` of its own.
 //!
@@ -14,6 +17,7 @@
 #![deny(unsafe_code)]
 
 pub mod abuse;
+pub mod backend;
 pub mod bare;
 pub mod client;
 pub mod drive;

@@ -3,14 +3,16 @@
 //! They run where no ordinary kernel does: on a KVM in software too (`/dev/kvm` opens, `/proc/cpuinfo` shows neither vmx nor svm).
 //! What was found to work on one of those, with the interrupt controllers in the kernel: 16-bit real mode; 32-bit protected mode
 //! without paging, which is how PVH starts a kernel; 64-bit mode with page tables, which is how Linux's own protocol does; port
-//! I/O and memory-mapped I/O in each, with all exits; `hlt`, which waits inside KVM; triple faults. What was not tried:
-//! interrupts, and changing the mode in the program.
+//! I/O and memory-mapped I/O in each, with all exits; `hlt`, which waits inside KVM; triple faults; a second processor, woken from
+//! real mode. What was not tried: interrupts.
 //!
 //! A program is built an instruction at a time. All of them are encoded so that they mean the same in 32-bit and 64-bit mode.
 //! None needs a stack. EAX, EBX, ECX, EDX and EDI are used up by what is said to use them.
 
 pub mod disk;
 pub mod scribble;
+pub mod script;
+pub mod second;
 
 /// Where the program lies: at 1 MiB, where kernels do.
 const ADDRESS: u32 = 0x10_0000;

@@ -2,8 +2,9 @@
 //!
 //! It knows the command line and the descriptors, nothing of what a guest does.
 
+use std::ffi::OsString;
 use std::fs::File;
-use std::io::{PipeReader, PipeWriter, pipe};
+use std::io::{PipeReader, PipeWriter, Write, pipe};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -20,6 +21,8 @@ pub mod code {
     pub const POWERED_OFF: i32 = 0;
     pub const CANNOT_START: i32 = 1;
     pub const USAGE: i32 = 2;
+    pub const NOT_CONFINED: i32 = 3;
+    pub const RUN_FAILED: i32 = 10;
     pub const DISK_GONE: i32 = 12;
     pub const CRASHED: i32 = 13;
     pub const TOLD: i32 = 15;
@@ -31,6 +34,7 @@ const DESCRIPTORS: &str = "there are descriptors left";
 /// A VMM that is not started yet.
 #[derive(Debug)]
 pub struct VmmBuilder {
+    launcher: Vec<OsString>,
     words: Vec<(String, String)>,
     inherited: Vec<OwnedFd>,
     keyboard: PipeWriter,
@@ -49,6 +53,7 @@ impl VmmBuilder {
         let (screen, printed) = pipe().expect(DESCRIPTORS);
         let kvm = File::options().read(true).write(true).open("/dev/kvm");
         Self {
+            launcher: Vec::new(),
             words: Vec::new(),
             inherited: Vec::new(),
             keyboard,
@@ -85,11 +90,17 @@ impl VmmBuilder {
 
     /// `--name` with an open descriptor, instead of what it was.
     #[must_use]
-    pub fn descriptor(mut self, name: &str, descriptor: impl Into<OwnedFd>) -> Self {
+    pub fn descriptor(self, name: &str, descriptor: impl Into<OwnedFd>) -> Self {
+        self.without(name).another_descriptor(name, descriptor)
+    }
+
+    /// `--name` with an open descriptor, once more.
+    #[must_use]
+    pub fn another_descriptor(mut self, name: &str, descriptor: impl Into<OwnedFd>) -> Self {
         let descriptor = descriptor.into();
         let number = descriptor.as_raw_fd().to_string();
         self.inherited.push(descriptor);
-        self.word(name, &number)
+        self.another(name, &number)
     }
 
     /// What a word says now.
@@ -103,6 +114,14 @@ impl VmmBuilder {
         found.expect("it was given").1.clone()
     }
 
+    /// Its standard output takes nothing, as a pipe that nobody reads any more.
+    #[must_use]
+    pub fn deaf(mut self) -> Self {
+        let script = r#"exec "$0" "$@" >/dev/full"#;
+        self.launcher = ["sh", "-c", script].map(OsString::from).to_vec();
+        self
+    }
+
     /// Starts it.
     ///
     /// # Panics
@@ -110,8 +129,11 @@ impl VmmBuilder {
     /// If it is not built.
     #[must_use]
     pub fn start(self) -> Vmm {
-        let mut command = Command::new(beside_this_test("mayfly-vmm"));
+        let program = beside_this_test("mayfly-vmm").into_os_string();
+        let mut words = self.launcher.into_iter().chain([program]);
+        let mut command = Command::new(words.next().expect("the program is one"));
         command
+            .args(words)
             .args(self.words.iter().map(|(name, value)| format!("--{name}={value}")))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -121,8 +143,8 @@ impl VmmBuilder {
         Vmm {
             process: Process::watch(child),
             pid,
-            _keyboard: self.keyboard,
-            screen: self.screen,
+            keyboard: self.keyboard,
+            _screen: self.screen,
         }
     }
 }
@@ -132,21 +154,15 @@ impl VmmBuilder {
 pub struct Vmm {
     process: Process,
     pid: Pid,
-    _keyboard: PipeWriter,
-    screen: PipeReader,
+    keyboard: PipeWriter,
+    /// What is never read: enough for it fits.
+    _screen: PipeReader,
 }
 
 impl Vmm {
-    /// Its process.
-    #[must_use]
-    pub const fn pid(&self) -> Pid {
-        self.pid
-    }
-
-    /// What the guest prints.
-    #[must_use]
-    pub const fn screen(&self) -> &PipeReader {
-        &self.screen
+    /// Types something, if there is still somebody to take it.
+    pub fn type_in(&mut self, text: &str) {
+        let _ = self.keyboard.write_all(text.as_bytes());
     }
 
     /// Waits until it says that it is ready; false if it ended before.

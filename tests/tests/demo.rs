@@ -46,17 +46,22 @@ fn every_promise_is_kept() {
 
     let (told, complained) = (shown(&output.stdout), shown(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{told}\n{complained}");
-    assert_eq!(told.matches("\n  kept  ").count(), 9, "{told}");
+    assert_eq!(told.matches("\n  kept  ").count(), 11, "{told}");
 }
 
 #[test]
-fn a_helper_that_does_not_start_is_a_failure() {
+fn a_run_that_does_not_start_is_a_failure_with_its_reason() {
     let output = demo("failure", |command| {
         command.env("MAYFLY_BLK_HELPER", "/bin/false");
     });
 
     assert_eq!(output.status.code(), Some(1));
-    assert!(shown(&output.stderr).contains("blk-helper did not start"), "{output:?}");
+    let complained = shown(&output.stderr);
+    assert!(complained.contains("mayfly did not start a guest"), "{complained}");
+    assert!(
+        complained.contains("disk vda (debian.raw) did not start"),
+        "{complained}"
+    );
 }
 
 #[test]

@@ -11,6 +11,13 @@ use std::str::FromStr;
 /// Disks and network cards that a machine has room for. (`machine::layout` has 19 places, and entropy takes one.)
 pub const DEVICES_MAX: usize = 18;
 
+/// Guest memory comes in pages of so many bytes.
+pub const PAGE: u64 = 4096;
+
+/// The least memory that a guest gets: room for what `machine::layout` places below the kernel, and a little of the kernel.
+/// (Debian's kernels want far more, and say so themselves.)
+pub const MEMORY_MIN: u64 = 2 << 20;
+
 /// One network card: a tap that is open, and the address the guest sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NetSpec {
@@ -121,82 +128,49 @@ impl MachineSpec {
     }
 }
 
-/// How a `mayfly-vmm` ended. The number is the process's exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum MachineExit {
-    /// The guest powered itself off.
-    PoweredOff = 0,
-    /// It could not start: KVM, kernel, memory, a disk's backend.
-    CannotStart = 1,
-    /// The command line made no sense.
-    Usage = 2,
-    /// A required layer of confinement could not be put in place or did not read back.
-    NotConfined = 3,
-    /// A forbidden act was possible (`--check-confinement` only).
-    ForbiddenActPossible = 4,
-    /// The supervisor died.
-    ParentGone = 8,
-    /// A bug: the process panicked.
-    Panicked = 9,
-    /// KVM refused to run the guest, or the event loop failed.
-    RunFailed = 10,
-    /// A disk's backend closed its connection or stopped answering.
-    DiskGone = 12,
-    /// The guest's processor gave up (a triple fault).
-    GuestCrashed = 13,
-    /// Told to end (SIGTERM, SIGINT, SIGHUP).
-    Told = 15,
-    /// The guest asked for a reboot: a new VMM on the same disks is wanted.
-    Reboot = 16,
+protocol::exit_codes! {
+    /// How a `mayfly-vmm` ended. The number is the process's exit code.
+    pub enum MachineExit {
+        /// The guest powered itself off.
+        PoweredOff = 0 => "the guest powered itself off",
+        /// It could not start: KVM, kernel, memory, a disk's backend.
+        CannotStart = 1 => "could not start: KVM, kernel, memory, or a disk's backend",
+        /// The command line made no sense.
+        Usage = 2 => "wrong usage",
+        /// A required layer of confinement could not be put in place or did not read back.
+        NotConfined = 3 => "a required layer of confinement failed",
+        /// A forbidden act was possible (`--check-confinement` only).
+        ForbiddenActPossible = 4 => "--check-confinement: a forbidden act was possible",
+        /// The supervisor died.
+        ParentGone = 8 => "the supervisor died",
+        /// A bug: the process panicked.
+        Panicked = 9 => "a bug: the process panicked",
+        /// KVM refused to run the guest, or the event loop failed.
+        RunFailed = 10 => "KVM refused to run the guest, or the event loop failed",
+        /// A disk's backend closed its connection or stopped answering.
+        DiskGone = 12 => "a disk's backend closed its connection or stopped answering",
+        /// The guest's processor gave up (a triple fault).
+        GuestCrashed = 13 => "the guest's processor gave up (a triple fault)",
+        /// Told to end (SIGTERM, SIGINT, SIGHUP).
+        Told = 15 => "ended as asked, by a signal",
+        /// The guest asked for a reboot: a new VMM on the same disks is wanted.
+        Reboot = 16 => "the guest asked for a reboot",
+    }
 }
 
-impl MachineExit {
-    /// Every code, for help and documentation.
-    pub const ALL: [Self; 12] = [
-        Self::PoweredOff,
-        Self::CannotStart,
-        Self::Usage,
-        Self::NotConfined,
-        Self::ForbiddenActPossible,
-        Self::ParentGone,
-        Self::Panicked,
-        Self::RunFailed,
-        Self::DiskGone,
-        Self::GuestCrashed,
-        Self::Told,
-        Self::Reboot,
-    ];
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// The number that `exit` gets.
-    #[must_use]
-    #[expect(clippy::as_conversions, reason = "the discriminants are declared as bytes, above")]
-    pub const fn number(self) -> u8 {
-        self as u8
-    }
+    #[test]
+    fn the_documentation_has_every_exit_code() {
+        let documentation = include_str!("../../docs/sandbox.md");
+        let (_, table) = documentation.split_once("| what happens to a VMM |").unwrap();
 
-    /// One line for an operator.
-    #[must_use]
-    pub const fn meaning(self) -> &'static str {
-        match self {
-            Self::PoweredOff => "the guest powered itself off",
-            Self::CannotStart => "could not start: KVM, kernel, memory, or a disk's backend",
-            Self::Usage => "wrong usage",
-            Self::NotConfined => "a required layer of confinement failed",
-            Self::ForbiddenActPossible => "--check-confinement: a forbidden act was possible",
-            Self::ParentGone => "the supervisor died",
-            Self::Panicked => "a bug: the process panicked",
-            Self::RunFailed => "KVM refused to run the guest, or the event loop failed",
-            Self::DiskGone => "a disk's backend closed its connection or stopped answering",
-            Self::GuestCrashed => "the guest's processor gave up (a triple fault)",
-            Self::Told => "ended as asked, by a signal",
-            Self::Reboot => "the guest asked for a reboot",
+        for exit in MachineExit::ALL {
+            assert!(table.contains(&format!(" | {} |\n", exit.number())), "{exit:?}");
+            assert_eq!(MachineExit::try_from(i32::from(exit.number())), Ok(*exit));
         }
-    }
-
-    /// The code that a process ended with, if it is one of these.
-    #[must_use]
-    pub fn from_number(number: i32) -> Option<Self> {
-        Self::ALL.into_iter().find(|exit| i32::from(exit.number()) == number)
+        assert_eq!(MachineExit::try_from(77), Err(77));
     }
 }

@@ -5,7 +5,7 @@ use crate::contract::MachineExit;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, getpid, getppid, setsid};
 use policy::signals::exit_now;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -34,10 +34,11 @@ pub(crate) fn eventfd(eventfd: &EventFd) -> BorrowedFd<'_> {
     unsafe { BorrowedFd::borrow_raw(eventfd.as_raw_fd()) }
 }
 
-/// Lets the process that `command` will start have a session of its own and be killed when the calling thread ends.
+/// Lets the process that `command` will start have a session of its own and be killed when the calling thread ends, and hear
+/// every signal: those that this process has blocked would stay blocked.
 pub(crate) fn detach(command: &mut Command) {
     let parent = getpid();
-    // SAFETY: what runs between fork and exec must be async-signal-safe: these are four system calls on plain numbers, the last
+    // SAFETY: what runs between fork and exec must be async-signal-safe: these are five system calls on plain numbers, one
     // of which ends the process, without allocation or locks, and what they return is made into an error without either.
     unsafe {
         command.pre_exec(move || {
@@ -48,6 +49,7 @@ pub(crate) fn detach(command: &mut Command) {
             if getppid() != parent {
                 exit_now(MachineExit::ParentGone.number());
             }
+            SigSet::empty().thread_set_mask()?;
             Ok(())
         });
     }

@@ -168,12 +168,6 @@ impl Spec {
         self
     }
 
-    /// QEMU with the guest's console on our own standard input and output, for a person; it ends when the guest does.
-    #[must_use]
-    pub fn on_this_terminal(&self) -> Command {
-        self.command()
-    }
-
     /// QEMU's command line, behind `setpriv`, which lets QEMU die with the thread that started it and becomes QEMU.
     pub(super) fn command(&self) -> Command {
         let mut command = Command::new("setpriv");

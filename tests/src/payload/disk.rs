@@ -1,7 +1,7 @@
 //! A driver for a virtio disk over MMIO, as instructions: one queue, one request at a time, no interrupts.
 //!
 //! Where the registers are is the machine's layout; the rest is virtio 1.2 ("Virtio Over MMIO", "Block Device"). Programs that
-//! use it must end before [`MEMORY`].
+//! use it must end before its memory (`MEMORY`).
 
 use super::Payload;
 
@@ -10,10 +10,13 @@ pub const REGISTERS: u32 = 0xd000_0000;
 /// See above.
 pub const STRIDE: u32 = 0x1000;
 
-/// Where queue, header and data of the first disk are, and how far it is to the next disk's. The guest needs 32 MiB of memory.
+/// Where queue, header and data of the first disk are, how far it is to its next queue's, and to the next disk's. The guest needs
+/// 32 MiB of memory.
 const MEMORY: u32 = 16 << 20;
 /// See above.
-const SPREAD: u32 = 64 << 10;
+const QUEUE_SPREAD: u32 = 32 << 10;
+/// See above.
+const SPREAD: u32 = 16 * QUEUE_SPREAD;
 
 /// Parts of a disk's memory.
 const AVAILABLE: u32 = 0x1000;
@@ -39,11 +42,12 @@ enum Kind {
     Write,
 }
 
-/// One disk, as a program sees it. The number of a request is how many there were before it, and itself.
+/// One disk with one queue, as a program sees it. The number of a request is how many there were before it, and itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Disk {
     registers: u32,
     memory: u32,
+    queue: u32,
 }
 
 impl Disk {
@@ -53,6 +57,17 @@ impl Disk {
         Self {
             registers: REGISTERS + index * STRIDE,
             memory: MEMORY + index * SPREAD,
+            queue: 0,
+        }
+    }
+
+    /// The same disk by its queue `queue`.
+    #[must_use]
+    pub const fn by_queue(self, queue: u32) -> Self {
+        Self {
+            memory: self.memory + queue * QUEUE_SPREAD,
+            queue,
+            ..self
         }
     }
 
@@ -70,7 +85,7 @@ impl Disk {
             (0x24, 0),
             (0x20, 0),
             (0x70, 11),
-            (0x30, 0),
+            (0x30, self.queue),
             (0x38, SIZE),
             (0x80, self.memory),
             (0x84, 0),
@@ -108,7 +123,7 @@ impl Disk {
         self.describe(program, kind)
             .store(self.memory + HEADER + 8, sector)
             .store(self.memory + AVAILABLE, available)
-            .store(self.registers + 0x50, 0)
+            .store(self.registers + 0x50, self.queue)
             .wait_until(self.memory + USED + 2, number)
     }
 
@@ -128,7 +143,7 @@ impl Disk {
                     .raw(&[0xff, 0xc6, 0x89, 0xf0, 0xc1, 0xe0, 16, 0x83, 0xc8, 1, 0xbb])
                     .raw(&(self.memory + AVAILABLE).to_le_bytes())
                     .raw(&[0x89, 0x03])
-                    .store(self.registers + 0x50, 0)
+                    .store(self.registers + 0x50, self.queue)
                     .raw(&[0xbb])
                     .raw(&(self.memory + USED + 2).to_le_bytes())
                     // again: pause; cmp [rbx], si; jne again
@@ -190,6 +205,7 @@ impl Payload {
     #[must_use]
     pub fn wait_for_key(self) -> Self {
         // again: mov dx, line status; in al, dx; test al, 1; jz again
-        self.raw(&[0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 1, 0x74, 0xf7]).read_port(super::SERIAL)
+        self.raw(&[0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 1, 0x74, 0xf7])
+            .read_port(super::SERIAL)
     }
 }

@@ -1,6 +1,9 @@
 //! What a hostile guest does to its machine, and what else the VMM may be given: no process crashes, hangs, grows, or outlives its
 //! run.
 
+mod backends;
+mod inputs;
+mod kernels;
 mod scribble;
 
 use std::io::Write;

@@ -50,7 +50,11 @@ fn a_guest_that_only_reboots_is_given_up_after_ten_times() {
 
     let ended = bare::run(&place, "kvm", 1, &program).output();
 
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(14), "again\n".repeat(10).as_str()), "{ended:?}");
+    assert_eq!(
+        (ended.code, ended.stdout.as_str()),
+        (Some(14), "again\n".repeat(10).as_str()),
+        "{ended:?}"
+    );
 }
 
 /// What is written, as the program sees it.

@@ -6,7 +6,6 @@
 mod ends;
 mod kills;
 
-
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 

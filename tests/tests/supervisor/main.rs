@@ -5,6 +5,7 @@
 
 mod ends;
 mod kvm;
+mod odd;
 mod pipes;
 mod refused;
 mod support;

@@ -2,7 +2,7 @@
 //!
 //! Has no effects, and does not look whether a descriptor is open.
 
-use crate::contract::{MachineSpec, NetSpec};
+use crate::contract::{MachineSpec, NetSpec, PAGE};
 use clap::{ArgGroup, Args, Parser};
 use std::os::fd::RawFd;
 
@@ -105,7 +105,7 @@ impl Config {
 
 fn memory(text: &str) -> Result<u64, &'static str> {
     match text.parse() {
-        Ok(bytes) if bytes > 0 && bytes % 4096 == 0 => Ok(bytes),
+        Ok(bytes) if bytes > 0 && bytes % PAGE == 0 => Ok(bytes),
         Ok(_) | Err(_) => Err("give a number of bytes, a multiple of 4096"),
     }
 }

@@ -13,11 +13,12 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal;
 use policy::seccomp::vmm::{Role, VmmDescriptors};
-use policy::signals::{self, PARENT_DEATH};
+use policy::signals;
 use policy::{
     Confined, Descriptors, EnterSpec, ParentDeath, PrepareSpec, Prepared, SealError, StepError, User, logging,
 };
 use std::error::Error;
+use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
 use thiserror::Error;
 
@@ -92,7 +93,11 @@ where
     E: Error + 'static,
 {
     let mut confined = seal(terms, open, start)?;
-    narrow(&mut confined)?;
+    if let Err(error) = narrow(&mut confined) {
+        // The filter has no call for closing anything: dropped, this would end the process before it can say why.
+        let _kept = ManuallyDrop::new(confined);
+        return Err(error);
+    }
     Ok(confined)
 }
 
@@ -116,7 +121,10 @@ where
     let prepared = policy::prepare(&PrepareSpec {
         keep: terms.keep.clone(),
         max_descriptors: terms.descriptors,
-        die_with_parent: Some(ParentDeath { signal: PARENT_DEATH }),
+        // No signal with a handler: who has taken this process over could spoil that, and one that is stopped would not hear it.
+        die_with_parent: Some(ParentDeath {
+            signal: Signal::SIGKILL,
+        }),
     })
     .map_err(ConfineError::Prepare)?;
     let needed = terms.descriptors;
@@ -174,11 +182,6 @@ fn arrange_ends() -> Result<(), Errno> {
     for signal in ASKED {
         signals::exit_on(signal, MachineExit::Told.number(), told)?;
     }
-    signals::exit_on(
-        PARENT_DEATH,
-        MachineExit::ParentGone.number(),
-        "mayfly-vmm: info: the supervisor died\n",
-    )?;
     signals::exit_on(
         Signal::SIGBUS,
         MachineExit::RunFailed.number(),

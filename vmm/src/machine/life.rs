@@ -50,7 +50,9 @@ fn live(spec: &MachineSpec) -> MachineExit {
         confinement: confined.report(),
     };
     if let Err(error) = announcement.print() {
-        return cannot("tell the supervisor that the machine is ready", &error);
+        let code = cannot("tell the supervisor that the machine is ready", &error);
+        // Not returned: the machine would be dropped first, and the filter has no call for closing anything.
+        policy::signals::exit_now(code.number());
     }
     Machine::run(confined)
 }

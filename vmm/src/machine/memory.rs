@@ -23,11 +23,7 @@ use vm_memory::mmap::MmapRegionError;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use super::layout;
-
-/// The unit that KVM, mmap and the guest agree on.
-pub(crate) const PAGE: u64 = 4096;
-/// The least that a guest gets: room for what `layout` places below the kernel, and a little of the kernel.
-pub(crate) const LEAST: u64 = 2 << 20;
+use crate::contract::{MEMORY_MIN, PAGE};
 
 /// The guest's memory. Shared by reference; the mapping and the memfd live as long as it or a clone of [`Ram::guest`].
 #[derive(Debug)]
@@ -55,7 +51,7 @@ pub(crate) struct RamRegion {
 pub(crate) enum RamError {
     /// A size that no guest can have.
     #[error(
-        "{0} bytes of guest memory are not possible: give a multiple of {PAGE} that is at least {LEAST} (most kernels need far more)"
+        "{0} bytes of guest memory are not possible: give a multiple of {PAGE} that is at least {MEMORY_MIN} (most kernels need far more)"
     )]
     Size(u64),
     /// The memfd could not be made, sized or sealed.
@@ -99,7 +95,7 @@ impl Ram {
     /// # Errors
     /// The size is impossible, or the host refuses it.
     pub(crate) fn new(bytes: u64) -> Result<Self, RamError> {
-        if bytes < LEAST || !bytes.is_multiple_of(PAGE) {
+        if bytes < MEMORY_MIN || !bytes.is_multiple_of(PAGE) {
             return Err(RamError::Size(bytes));
         }
         let file = Arc::new(sealed_file(bytes)?);
@@ -225,7 +221,7 @@ mod tests {
 
     #[test]
     fn the_file_can_neither_shrink_nor_grow_nor_lose_its_seals() {
-        let ram = Ram::new(LEAST).unwrap();
+        let ram = Ram::new(MEMORY_MIN).unwrap();
 
         assert_eq!(ftruncate(ram.file(), 0), Err(Errno::EPERM));
         assert_eq!(ftruncate(ram.file(), 1 << 30), Err(Errno::EPERM));
@@ -235,7 +231,14 @@ mod tests {
 
     #[test]
     fn a_size_that_is_not_possible_is_refused() {
-        for bytes in [0, PAGE, LEAST - PAGE, LEAST + 1, u64::MAX, u64::MAX - (PAGE - 1)] {
+        for bytes in [
+            0,
+            PAGE,
+            MEMORY_MIN - PAGE,
+            MEMORY_MIN + 1,
+            u64::MAX,
+            u64::MAX - (PAGE - 1),
+        ] {
             assert!(
                 matches!(Ram::new(bytes), Err(RamError::Size(refused)) if refused == bytes),
                 "{bytes}"
@@ -254,7 +257,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
         #[test]
-        fn the_regions_are_the_file_cut_into_the_layouts_ranges(pages in (LEAST / PAGE)..(64 << 30) / PAGE) {
+        fn the_regions_are_the_file_cut_into_the_layouts_ranges(pages in (MEMORY_MIN / PAGE)..(64 << 30) / PAGE) {
             let bytes = pages * PAGE;
             let ram = Ram::new(bytes).unwrap();
 

@@ -3,12 +3,13 @@
 //!
 //! It keeps no state but what ACPI wants to be read back. Which registers the tables name is `layout`'s business.
 
+use super::boot::BootError;
 use super::bus::{BusDevice, Written};
 use super::layout;
 use super::memory::Ram;
 use crate::contract::MachineExit;
 use std::ops::ControlFlow;
-use vm_memory::{Bytes, GuestMemoryError};
+use vm_memory::Bytes;
 
 /// Sleep control: SLP_EN, "enter the state now" (ACPI 6.4, 4.8.3.7).
 const SLEEP_ENABLE: u8 = 1 << 5;
@@ -35,8 +36,10 @@ const RESET_CODE: [u8; 9] = {
 ///
 /// # Errors
 /// There is no memory there.
-pub(crate) fn write_reset_code(ram: &Ram) -> Result<(), GuestMemoryError> {
-    ram.guest().write_slice(&RESET_CODE, layout::RESET_VECTOR)
+pub(crate) fn write_reset_code(ram: &Ram) -> Result<(), BootError> {
+    ram.guest()
+        .write_slice(&RESET_CODE, layout::RESET_VECTOR)
+        .map_err(BootError::memory("the code at the reset vector"))
 }
 
 /// ACPI's three registers, one byte each, from [`layout::SLEEP_CONTROL`] on.

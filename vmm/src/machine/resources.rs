@@ -12,10 +12,9 @@ use super::memory::{Ram, RamError};
 use super::power;
 use super::vcpu::{Buses, Vcpu, VcpuError};
 use super::virtio::net::card::Card;
-use super::vm::{self, Vm, VmError};
+use super::vm::{Hypervisor, Vm, VmError};
 use crate::contract::MachineSpec;
 use crate::sys::adopt;
-use kvm_ioctls::Kvm;
 use nix::errno::Errno;
 use policy::seccomp::vmm::VmmDescriptors;
 use policy::{Descriptor, Descriptors, Prepared};
@@ -25,7 +24,6 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use thiserror::Error;
-use vm_memory::GuestMemoryError;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// Why there is no machine.
@@ -47,8 +45,6 @@ pub(crate) enum OpenError {
     Vcpu(#[source] VcpuError),
     #[error("the guest cannot boot")]
     Boot(#[source] BootError),
-    #[error("the guest cannot reset")]
-    Reset(#[source] GuestMemoryError),
     #[error("a device is missing")]
     Devices(#[source] DevicesError),
     #[error("the guest has no console")]
@@ -114,7 +110,7 @@ impl Resources {
     /// [`OpenError`].
     pub(crate) fn open(_prepared: &Prepared, spec: &MachineSpec) -> Result<Self, OpenError> {
         let mut inherited = Inherited::adopt(spec)?;
-        let kvm = vm::hypervisor(inherited.kvm, spec.cpus).map_err(OpenError::Vm)?;
+        let kvm = Hypervisor::adopt(inherited.kvm, spec.cpus).map_err(OpenError::Vm)?;
         let ram = Ram::new(spec.memory_bytes).map_err(OpenError::Memory)?;
         let vm = Vm::new(&kvm, &ram).map_err(OpenError::Vm)?;
         let entry = boot::load(&ram, &mut inherited.kernel, inherited.initrd.as_mut(), &spec.cmdline)
@@ -126,7 +122,7 @@ impl Resources {
         let bell = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(OpenError::Control)?;
         let devices = Devices::new(&vm, &ram, spec.cpus, inherited.backends, bell).map_err(OpenError::Devices)?;
         acpi::write(&ram, spec.cpus, &devices.slots).map_err(OpenError::Boot)?;
-        power::write_reset_code(&ram).map_err(OpenError::Reset)?;
+        power::write_reset_code(&ram).map_err(OpenError::Boot)?;
         let console = Console::new(&vm, inherited.console_in, inherited.console_out).map_err(OpenError::Console)?;
         let buses = devices.buses(Arc::clone(&console.com1)).map_err(OpenError::Devices)?;
 
@@ -166,8 +162,8 @@ impl Descriptors for Resources {
 }
 
 /// Makes all processors; the first one boots.
-fn vcpus(kvm: &Kvm, vm: &Vm, count: u8, entry: &Entry) -> Result<Vec<Vcpu>, OpenError> {
-    let features = vm::features(kvm).map_err(OpenError::Vm)?;
+fn vcpus(kvm: &Hypervisor, vm: &Vm, count: u8, entry: &Entry) -> Result<Vec<Vcpu>, OpenError> {
+    let features = kvm.features().map_err(OpenError::Vm)?;
     let vcpus = (0..count)
         .map(|index| Vcpu::new(vm, index, &cpuid::of_processor(&features, index, count)))
         .collect::<Result<Vec<_>, _>>()

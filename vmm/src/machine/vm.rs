@@ -54,34 +54,40 @@ const NEEDED: [(Cap, &str); 9] = [
     (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
 ];
 
-/// Takes over /dev/kvm, and makes sure that it is one that can run a guest of `cpus` processors.
-///
-/// # Errors
-/// [`VmError`].
-pub(crate) fn hypervisor(device: OwnedFd, cpus: u8) -> Result<Kvm, VmError> {
-    // SAFETY: `device` owned the descriptor and gives it up here; whether it is KVM is what the next call asks.
-    let kvm = unsafe { Kvm::from_raw_fd(device.into_raw_fd()) };
-    let found = kvm.get_api_version();
-    if u32::try_from(found) != Ok(KVM_API_VERSION) {
-        return Err(VmError::NotKvm { found });
-    }
-    if let Some((_, lacking)) = NEEDED.into_iter().find(|&(cap, _)| !kvm.check_extension(cap)) {
-        return Err(VmError::TooOld(lacking));
-    }
-    let most = kvm.get_max_vcpus();
-    if usize::from(cpus) > most {
-        return Err(VmError::Cpus { wanted: cpus, most });
-    }
-    Ok(kvm)
-}
+/// /dev/kvm, which was found able to run a guest.
+#[derive(Debug)]
+pub(crate) struct Hypervisor(Kvm);
 
-/// What KVM can tell a guest about its processors.
-///
-/// # Errors
-/// KVM refuses.
-pub(crate) fn features(kvm: &Kvm) -> Result<CpuId, VmError> {
-    let doing = "say which features processors may have";
-    cpuid::supported(kvm).map_err(|source| VmError::Refused { doing, source })
+impl Hypervisor {
+    /// Takes over /dev/kvm, and makes sure that it is one that can run a guest of `cpus` processors.
+    ///
+    /// # Errors
+    /// [`VmError`].
+    pub(crate) fn adopt(device: OwnedFd, cpus: u8) -> Result<Self, VmError> {
+        // SAFETY: `device` owned the descriptor and gives it up here; whether it is KVM is what the next call asks.
+        let kvm = unsafe { Kvm::from_raw_fd(device.into_raw_fd()) };
+        let found = kvm.get_api_version();
+        if u32::try_from(found) != Ok(KVM_API_VERSION) {
+            return Err(VmError::NotKvm { found });
+        }
+        if let Some((_, lacking)) = NEEDED.into_iter().find(|&(cap, _)| !kvm.check_extension(cap)) {
+            return Err(VmError::TooOld(lacking));
+        }
+        let most = kvm.get_max_vcpus();
+        if usize::from(cpus) > most {
+            return Err(VmError::Cpus { wanted: cpus, most });
+        }
+        Ok(Self(kvm))
+    }
+
+    /// What KVM can tell a guest about its processors.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub(crate) fn features(&self) -> Result<CpuId, VmError> {
+        let doing = "say which features processors may have";
+        cpuid::supported(&self.0).map_err(|source| VmError::Refused { doing, source })
+    }
 }
 
 /// A virtual machine with memory and interrupt controllers, and no processors yet.
@@ -97,9 +103,9 @@ impl Vm {
     ///
     /// # Errors
     /// KVM refuses.
-    pub(crate) fn new(kvm: &Kvm, ram: &Ram) -> Result<Self, VmError> {
+    pub(crate) fn new(hypervisor: &Hypervisor, ram: &Ram) -> Result<Self, VmError> {
         let refused = |doing| move |source| VmError::Refused { doing, source };
-        let fd = kvm.create_vm().map_err(refused("make a virtual machine"))?;
+        let fd = hypervisor.0.create_vm().map_err(refused("make a virtual machine"))?;
         fd.set_tss_address(layout::KVM_TSS)
             .map_err(refused("place the task state in the guest"))?;
         fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
@@ -154,7 +160,7 @@ mod tests {
     #[test]
     fn a_descriptor_that_is_not_kvm_is_recognised() {
         let device = File::open("/dev/null").unwrap().into();
-        let error = hypervisor(device, 1).unwrap_err();
+        let error = Hypervisor::adopt(device, 1).unwrap_err();
         assert!(matches!(error, VmError::NotKvm { found: -1 }), "{error}");
     }
 }

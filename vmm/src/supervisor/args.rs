@@ -228,22 +228,27 @@ fn after_help() -> String {
     let mut text = String::from(
         "Examples:\n  \
          mayfly run --disk debian.raw --kernel vmlinuz --initrd initrd.img\n  \
-         mayfly run --disk golden.raw,overlay-limit=10G --disk tools.raw,ro --kernel vmlinuz --cpus 4 --memory 4G\n  \
+         mayfly run --disk golden.raw,overlay-limit=10G --disk tools.raw,ro --kernel vmlinuz --cpus 4\n  \
          mayfly run --kernel vmlinuz --initrd tests.cpio --append quiet </dev/null >console.log\n  \
          mayfly run --config vm.toml --net tap=tap0,mac=02:00:00:00:00:01 --dry-run\n\n\
          vm.toml, for what would be typed again and again:\n  \
-         kernel = \"vmlinuz\"\n  disk = [\"golden.raw,overlay-limit=10G\", \"tools.raw,ro\"]\n  memory = \"4G\"\n  cpus = 4\n\n\
-         A guest's reboot starts a new mayfly-vmm on the same disks, which keep what was written; with --accel qemu it\n\
-         happens inside the same process. A guest that reboots 10 times within a second of starting is stopped.\n\
-         Without a terminal the console is standard input and output, byte for byte; the keys are a terminal's alone, and\n\
-         the end of the input is only that.\n\n\
+         kernel = \"vmlinuz\"\n  disk = [\"golden.raw,overlay-limit=10G\", \"tools.raw,ro\"]\n  \
+         memory = \"4G\"\n  cpus = 4\n\n\
+         A guest's reboot starts a new mayfly-vmm on the same disks, which keep what was written; with --accel qemu it \
+         happens inside the same process. A guest that panics reboots (panic=-1), and one that reboots 10 times in a row \
+         within a second of starting is stopped.\n\n\
+         Without a terminal the console is standard input and output, byte for byte; the keys are a terminal's alone, \
+         and the end of the input is only that.\n\n\
          Exit codes:\n",
     );
     for code in Code::ALL {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {:>5}  {}", code.number(), code.meaning());
     }
-    text.push_str("  128+N  ended by signal N; 129 (SIGHUP) also when the terminal is gone, 141 (SIGPIPE) when nobody reads the console\n");
+    text.push_str(
+        "  128+N  ended by signal N; 129 (SIGHUP) also for a terminal that is gone, 141 (SIGPIPE) for\n         \
+         a console (standard output) that nobody reads\n",
+    );
     text
 }
 

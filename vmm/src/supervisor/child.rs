@@ -146,6 +146,15 @@ impl Child {
         }
     }
 
+    /// Whether there is no hope that it will be ready, or serve: it ended, unless it had said before that it was ready.
+    pub(crate) const fn has_failed(&self) -> bool {
+        match self.ready {
+            Ready::Failed => true,
+            Ready::Awaited(..) | Ready::Silent => self.ended.is_some(),
+            Ready::Said(_) => false,
+        }
+    }
+
     /// The line it said at READY.
     pub(crate) fn report(&self) -> Option<&str> {
         match &self.ready {
@@ -154,8 +163,11 @@ impl Child {
         }
     }
 
-    /// Passes on all it logged, for a process that ended.
-    pub(crate) fn relay_rest(&mut self, verbose: bool) {
+    /// Takes in all that is left of what it said, for a process that ended.
+    pub(crate) fn hear_rest(&mut self, verbose: bool) {
+        // A pipe's worth at most. It may have become ready in the moment in which it ended.
+        const PIPE_PIECES: usize = 16;
+        (0..PIPE_PIECES).for_each(|_| self.read_ready());
         self.log.finish(&self.name, verbose);
     }
 
@@ -179,10 +191,11 @@ impl Child {
 }
 
 impl Drop for Child {
+    /// Does not wait for its end: one that the kernel holds would hold us too. Who wants to see the end looks for it before, with
+    /// a bound.
     fn drop(&mut self) {
         if self.look().is_none() {
             self.signal(Signal::SIGKILL);
-            let _ = self.process.wait();
         }
     }
 }

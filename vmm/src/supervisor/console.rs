@@ -6,6 +6,7 @@
 
 use super::keys::{Action, Keys};
 use super::terminal::{self, Stream};
+use log::error;
 use nix::errno::Errno;
 use nix::unistd::{read, write};
 use std::io::{Write, stderr};
@@ -235,7 +236,15 @@ impl Console {
         let most = self.output.at_a_time();
         let hung_up = |errno| errno == Errno::EIO && self.keys.is_some();
         let outcome = self.to_output.write_to(&self.output, most);
-        outcome.map_err(|errno| if hung_up(errno) { Gone::Terminal } else { Gone::Output })
+        outcome.map_err(|errno| {
+            if hung_up(errno) {
+                return Gone::Terminal;
+            }
+            if errno != Errno::EPIPE {
+                error!("cannot write what the guest prints to standard output: {errno}");
+            }
+            Gone::Output
+        })
     }
 
     /// Shows something of ours on the terminal, on a line of its own.

@@ -12,9 +12,13 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
-/// How long a helper may take to answer. It answers in microseconds unless it is stuck with its frontend, which it leaves
-/// after 5 s; this is for the operator who waits, and a guess.
+/// How long a helper may take to say how it is. It answers in microseconds unless it is stuck with its frontend, which it
+/// leaves after 5 s; this is for the operator who waits, and a guess.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a helper may take to accept another frontend. It first finishes what the last one asked for, and gives a slow disk
+/// 30 s for that: who gave up before would burn a disk that is only slow.
+const PATIENCE_TO_ATTACH: Duration = Duration::from_secs(40);
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
@@ -23,8 +27,8 @@ pub(crate) enum ControlError {
     Channel(#[source] Errno),
     #[error("the helper closed its control channel")]
     Closed,
-    #[error("the helper did not answer within {} s", PATIENCE.as_secs())]
-    Silent,
+    #[error("the helper did not answer within {} s", .0.as_secs())]
+    Silent(Duration),
     #[error("cannot understand the helper's answer")]
     Message(#[source] MessageError),
     #[error("the helper refused: {0}")]
@@ -55,7 +59,7 @@ impl Control {
     /// # Errors
     /// [`ControlError`].
     pub(crate) fn status(&mut self) -> Result<Status, ControlError> {
-        match self.ask(Command::Status, None)? {
+        match self.ask(Command::Status, None, PATIENCE)? {
             Answer::Status(status) => Ok(status),
             Answer::Attached => Err(ControlError::Other),
         }
@@ -66,13 +70,18 @@ impl Control {
     /// # Errors
     /// [`ControlError`].
     pub(crate) fn attach(&mut self, frontend: &OwnedFd) -> Result<(), ControlError> {
-        match self.ask(Command::Attach, Some(frontend))? {
+        match self.ask(Command::Attach, Some(frontend), PATIENCE_TO_ATTACH)? {
             Answer::Attached => Ok(()),
             Answer::Status(_) => Err(ControlError::Other),
         }
     }
 
-    fn ask(&mut self, command: Command, descriptor: Option<&OwnedFd>) -> Result<Answer, ControlError> {
+    fn ask(
+        &mut self,
+        command: Command,
+        descriptor: Option<&OwnedFd>,
+        patience: Duration,
+    ) -> Result<Answer, ControlError> {
         self.asked = self.asked.wrapping_add(1);
         let packet = Request::new(self.asked, command).encode();
         let numbers: Vec<_> = descriptor.iter().map(|fd| fd.as_raw_fd()).collect();
@@ -81,9 +90,11 @@ impl Control {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         sendmsg::<UnixAddr>(self.socket.as_raw_fd(), &[IoSlice::new(&packet)], beside, flags, None)
             .map_err(ControlError::Channel)?;
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + patience;
         loop {
-            let reply = self.receive(end)?;
+            let Some(reply) = self.receive(end)? else {
+                return Err(ControlError::Silent(patience));
+            };
             // The answer to a question that was given up on comes first.
             if reply.id == Some(self.asked) {
                 return match reply.outcome {
@@ -94,23 +105,28 @@ impl Control {
         }
     }
 
-    fn receive(&self, end: Instant) -> Result<Reply, ControlError> {
+    /// The next reply, whatever it answers, or nothing if none came by `end`: a helper that a guest has taken over may send
+    /// others without end.
+    fn receive(&self, end: Instant) -> Result<Option<Reply>, ControlError> {
         // One byte more than there may be, so that a message which is too long shows.
         let mut packet = [0; MAX_BYTES + 1];
         loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
             match recv(self.socket.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) => return Err(ControlError::Closed),
                 Ok(count) => {
-                    return Reply::decode(packet.get(..count).unwrap_or_default()).map_err(ControlError::Message);
+                    let reply = Reply::decode(packet.get(..count).unwrap_or_default());
+                    return reply.map(Some).map_err(ControlError::Message);
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
-                    let left = end.saturating_duration_since(Instant::now());
                     let mut event = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
                     let limit = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-                    if left.is_zero() || poll(&mut event, limit) == Ok(0) {
-                        return Err(ControlError::Silent);
-                    }
+                    // However it ends, the next look tells why.
+                    let _ = poll(&mut event, limit);
                 }
                 Err(errno) => return Err(ControlError::Channel(errno)),
             }
@@ -138,6 +154,25 @@ mod tests {
     }
 
     #[test]
+    fn answers_to_what_nobody_asked_keep_nobody_waiting() {
+        let (mut control, theirs) = Control::pair().unwrap();
+        let packet = Reply::error(Some(77), "x").encode();
+        // Two, so that there is always an answer waiting.
+        let floods = [(); 2].map(|()| {
+            let (theirs, packet) = (theirs.try_clone().unwrap(), packet.clone());
+            std::thread::spawn(move || while send(theirs.as_raw_fd(), &packet, MsgFlags::MSG_NOSIGNAL).is_ok() {})
+        });
+        let begun = Instant::now();
+
+        let outcome = control.status();
+
+        assert!(matches!(outcome, Err(ControlError::Silent(PATIENCE))), "{outcome:?}");
+        assert!(begun.elapsed() < PATIENCE * 3);
+        drop(control);
+        floods.into_iter().for_each(|flood| flood.join().unwrap());
+    }
+
+    #[test]
     fn what_goes_wrong_is_told_apart() {
         let (mut control, theirs) = Control::pair().unwrap();
 
@@ -147,7 +182,7 @@ mod tests {
         assert!(matches!(control.status(), Err(ControlError::Other)));
         send(theirs.as_raw_fd(), b"{", MsgFlags::empty()).unwrap();
         assert!(matches!(control.status(), Err(ControlError::Message(_))));
-        assert!(matches!(control.status(), Err(ControlError::Silent)));
+        assert!(matches!(control.status(), Err(ControlError::Silent(PATIENCE))));
         drop(theirs);
         assert!(matches!(
             control.status(),

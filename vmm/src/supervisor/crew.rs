@@ -9,14 +9,13 @@ use super::kit::{Kit, KitError, open_image};
 use super::plan::{Backend, Job, Plan, Role};
 use super::spawn::{SpawnError, spawn};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, socket, socketpair};
 use nix::unistd::pipe2;
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -194,11 +193,49 @@ fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
 }
 
 fn connect(disk: &str, path: &Path) -> Result<OwnedFd, CrewError> {
-    UnixStream::connect(path)
-        .map(Into::into)
-        .map_err(|source| CrewError::Connect {
-            disk: disk.to_owned(),
-            path: path.to_owned(),
-            source,
-        })
+    connect_at_once(path).map_err(|errno| CrewError::Connect {
+        disk: disk.to_owned(),
+        path: path.to_owned(),
+        source: errno.into(),
+    })
+}
+
+/// Connects, or fails if the backend has more connections waiting than it wants: who waited here would hear no signal.
+fn connect_at_once(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let connection = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    socket::connect(connection.as_raw_fd(), &UnixAddr::new(path)?)?;
+    // The VMM may wait for answers.
+    fcntl(&connection, FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{Backlog, bind, listen};
+    use policy::logging::chain;
+
+    #[test]
+    fn a_backend_that_takes_no_more_connections_keeps_nobody_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk.sock");
+        let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(listener.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen(&listener, Backlog::new(1).unwrap()).unwrap();
+
+        let mut waiting = Vec::new();
+        let refused = loop {
+            match connect("vda", &path) {
+                Ok(connection) => waiting.push(connection),
+                Err(error) => break error,
+            }
+        };
+
+        assert!(!waiting.is_empty());
+        assert!(
+            chain(&refused).contains("disk.sock: Resource temporarily unavailable"),
+            "{refused}"
+        );
+    }
 }

@@ -7,68 +7,30 @@ use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
-/// The exit codes. Where a number means something in `blk-helper` or `mayfly-vmm`, it means the same here. A signal's number
-/// plus 128 comes on top of them, as shells have it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Code {
-    /// The guest powered itself off, or the operator quit.
-    Done = 0,
-    /// Something was missing or refused.
-    CannotStart = 1,
-    /// The command line or the configuration file made no sense.
-    Usage = 2,
-    /// A process could not be confined.
-    NotConfined = 3,
-    /// A forbidden act was possible.
-    ForbiddenActPossible = 4,
-    /// A bug.
-    Panicked = 9,
-    /// The VMM failed.
-    RunFailed = 10,
-    /// A disk's helper ended.
-    DiskLost = 12,
-    /// The guest's processor gave up.
-    GuestCrashed = 13,
-    /// The guest did nothing but reboot.
-    RebootLoop = 14,
-}
-
-impl Code {
-    /// Every code, for `--help`.
-    pub(crate) const ALL: [Self; 10] = [
-        Self::Done,
-        Self::CannotStart,
-        Self::Usage,
-        Self::NotConfined,
-        Self::ForbiddenActPossible,
-        Self::Panicked,
-        Self::RunFailed,
-        Self::DiskLost,
-        Self::GuestCrashed,
-        Self::RebootLoop,
-    ];
-
-    /// The number that `exit` gets.
-    #[expect(clippy::as_conversions, reason = "the discriminants are declared as bytes, above")]
-    pub(crate) const fn number(self) -> u8 {
-        self as u8
-    }
-
-    /// One line for an operator.
-    pub(crate) const fn meaning(self) -> &'static str {
-        match self {
-            Self::Done => "the guest powered itself off, or you quit with C-a x",
-            Self::CannotStart => "could not start: a file, a program, KVM, memory, a tap",
-            Self::Usage => "wrong usage, or a wrong configuration file",
-            Self::NotConfined => "a process could not be confined",
-            Self::ForbiddenActPossible => "--check-confinement: a forbidden act was possible",
-            Self::Panicked => "a bug: the supervisor panicked",
-            Self::RunFailed => "the VMM failed or was killed",
-            Self::DiskLost => "a disk's helper or backend ended while the guest ran",
-            Self::GuestCrashed => "the guest's processor gave up (a triple fault)",
-            Self::RebootLoop => "the guest rebooted 10 times in a row within a second of starting",
-        }
+protocol::exit_codes! {
+    /// The exit codes. Where a number means something in `blk-helper` or `mayfly-vmm`, it means the same here. A signal's number
+    /// plus 128 comes on top of them, as shells have it.
+    pub(crate) enum Code {
+        /// The guest powered itself off, or the operator quit.
+        Done = 0 => "the guest powered itself off, or you quit with C-a x",
+        /// Something was missing or refused.
+        CannotStart = 1 => "could not start: a file, a program, KVM, memory, a tap",
+        /// The command line or the configuration file made no sense.
+        Usage = 2 => "wrong usage, or a wrong configuration file",
+        /// A process could not be confined.
+        NotConfined = 3 => "a process could not be confined",
+        /// A forbidden act was possible.
+        ForbiddenActPossible = 4 => "--check-confinement: a forbidden act was possible",
+        /// A bug.
+        Panicked = 9 => "a bug: the supervisor panicked",
+        /// The VMM failed.
+        RunFailed = 10 => "the VMM failed or was killed",
+        /// A disk's helper ended.
+        DiskLost = 12 => "a disk's helper or backend ended while the guest ran",
+        /// The guest's processor gave up.
+        GuestCrashed = 13 => "the guest's processor gave up (a triple fault)",
+        /// The guest did nothing but reboot.
+        RebootLoop = 14 => "the guest rebooted 10 times in a row within a second of starting",
     }
 }
 
@@ -165,9 +127,7 @@ fn told(signal: Signal) -> u8 {
 
 /// How a helper ended, in words.
 pub(crate) fn helper_ended(status: ExitStatus) -> String {
-    let code = ExitCode::ALL
-        .into_iter()
-        .find(|code| status.code() == Some(i32::from(code.number())));
+    let code = status.code().and_then(|code| ExitCode::try_from(code).ok());
     described(status, code.map(ExitCode::meaning))
 }
 
@@ -178,13 +138,8 @@ pub(crate) fn qemu_ended(status: ExitStatus) -> String {
 
 /// How a `mayfly-vmm` ended, in words.
 pub(crate) fn machine_ended(status: ExitStatus) -> String {
-    described(
-        status,
-        status
-            .code()
-            .and_then(MachineExit::from_number)
-            .map(MachineExit::meaning),
-    )
+    let code = status.code().and_then(|code| MachineExit::try_from(code).ok());
+    described(status, code.map(MachineExit::meaning))
 }
 
 fn described(status: ExitStatus, meaning: Option<&str>) -> String {

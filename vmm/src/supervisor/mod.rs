@@ -1,10 +1,10 @@
 //! `mayfly`: starts the processes, owns the terminal, and takes the decision at the end.
 //!
-//! Reading order. What is wanted: [`args`] and [`config`] (in [`words`]) → [`settings`], and what the host has ([`host`]) →
-//! [`plan`] (with [`qemu`] as the other VMM). How it is done: [`kit`] and [`tap`] open, [`spawn`] starts, [`crew`] connects,
-//! [`run`] is the life, [`events`] what it waits for. A process: [`child`], with [`relay`] for what it logs, [`reports`] for what
-//! it says at READY, and [`control`] for what a helper is asked. The operator: [`terminal`], [`console`], [`keys`], [`status`].
-//! How it ends: [`end`].
+//! Reading order. What is wanted: `args` and `config` (in `words`) → `settings`, and what the host has (`host`) →
+//! `plan` (with `qemu` as the other VMM). How it is done: `kit` and `tap` open, `spawn` starts, `crew` connects,
+//! `run` is the life, `events` what it waits for. A process: `child`, with `relay` for what it logs, `reports` for what
+//! it says at READY, and `control` for what a helper is asked. The operator: `terminal`, `console`, `keys`, `status`.
+//! How it ends: `end`.
 //!
 //! It is the operator's, runs with the operator's rights and is not confined. So it touches as little as it can of what a guest
 //! controls: console bytes, which it passes on unread, and log lines and reports of processes that a guest may have taken over.
@@ -113,10 +113,12 @@ pub fn main() -> u8 {
         // Processes that are left end with this one.
         policy::signals::exit_now(Code::Panicked.number());
     }));
-    let outcome = match cli.command {
-        Some(Command::Run(run)) => start(*run),
-        None => programs().map(|programs| check::run(&programs).number()),
-    };
+    let outcome = signals::settle()
+        .map_err(StartError::Signals)
+        .and_then(|()| match cli.command {
+            Some(Command::Run(run)) => start(*run),
+            None => programs().map(|programs| check::run(&programs).number()),
+        });
     outcome.unwrap_or_else(|error| {
         error!("{}", chain(&error));
         error.code().number()
@@ -155,9 +157,10 @@ fn start(run: args::Run) -> Result<u8, StartError> {
         return printed.map(|()| Code::Done.number()).map_err(failed("print the plan"));
     }
     let kit = Kit::open(&settings, engine, facts.root, taps)?;
+    // Before signals are only heard by who waits for them: it may be a FIFO, which waits for a reader.
+    let reports = run.report.as_deref().map(reports).transpose()?;
     let signals = Signals::take().map_err(StartError::Signals)?;
     info!("{}", introduction(&settings, &plan));
-    let reports = run.report.as_deref().map(reports).transpose()?;
     let end = Run::new(&plan, kit, signals, reports, settings.verbose).go()?;
     if end.is_wanted() {
         info!("{end}; the disks are burnt");

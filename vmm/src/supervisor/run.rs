@@ -10,6 +10,7 @@
 
 mod react;
 
+use super::child::Child;
 use super::console::Console;
 use super::crew::{Crew, CrewError};
 use super::end::{Code, End, helper_ended, machine_ended, qemu_ended};
@@ -21,7 +22,7 @@ use super::reports::Reports;
 use super::signals::Signals;
 use super::terminal::{Raw, discard_input};
 use crate::contract::MachineExit;
-use log::{debug, info, warn};
+use log::{info, warn};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use std::io;
@@ -165,24 +166,16 @@ impl<'a> Run<'a> {
     /// Waits until every process is ready.
     fn until_ready(&mut self) -> Result<Option<End>, RunError> {
         let ready = |run: &Self| run.crew.processes().all(|child| child.is_ready() == Some(true));
-        let failed = |run: &Self| {
-            run.crew
-                .processes()
-                .any(|child| child.is_ready() == Some(false) || child.ended().is_some())
-        };
+        let failed = |run: &Self| run.crew.processes().any(Child::has_failed);
         match self.wait_for(START, |run| ready(run) || failed(run))? {
             Waited::Done if !failed(self) => self.tell_reports().map(|()| None),
-            Waited::End(end @ (End::HelperEnded { .. } | End::DiskGone)) => {
-                debug!("{end}");
-                Err(self.who_failed()?)
-            }
-            Waited::End(end) => Ok(Some(end)),
             Waited::Done => {
                 // Standard output was closed: the exit code comes with the end.
                 self.wait_for(SHOWS, |run| run.crew.processes().any(|child| child.ended().is_some()))?;
-                Err(self.who_failed()?)
+                self.blame().map(Some)
             }
-            Waited::TooLong => Err(self.who_failed()?),
+            Waited::TooLong | Waited::End(End::HelperEnded { .. }) => self.blame().map(Some),
+            Waited::End(end) => Ok(Some(end)),
         }
     }
 
@@ -192,9 +185,19 @@ impl<'a> Run<'a> {
         told.transpose().map(drop).map_err(RunError::Report)
     }
 
-    /// The process that is to blame for there being no guest: a helper rather than the VMM, which has nobody without it.
-    fn who_failed(&mut self) -> Result<RunError, RunError> {
+    /// Who is to blame for there being no guest: a helper rather than the VMM, which has nobody without it.
+    ///
+    /// # Errors
+    /// A process that did not start; the end of a helper that had started is one of the run.
+    fn blame(&mut self) -> Result<End, RunError> {
         self.wait_for(BLAMED, |run| run.lost_helper().is_some())?;
+        // The VMM is started when all helpers are ready.
+        let started = self.crew.machine.is_some();
+        let lost = self.lost_helper().filter(|_| started);
+        lost.map_or_else(|| Err(self.who_failed()), Ok)
+    }
+
+    fn who_failed(&self) -> RunError {
         let ended = self
             .crew
             .processes()
@@ -202,7 +205,7 @@ impl<'a> Run<'a> {
         let Some((child, status)) = ended else {
             let late = self.crew.processes().find(|child| child.is_ready() != Some(true));
             let name = late.map_or("a process", |child| child.name()).to_owned();
-            return Ok(RunError::Silent { name });
+            return RunError::Silent { name };
         };
         let is_machine = self
             .crew
@@ -215,11 +218,11 @@ impl<'a> Run<'a> {
             (true, Engine::Qemu) => qemu_ended(status),
         };
         let confined = status.code() != Some(i32::from(Code::NotConfined.number()));
-        Ok(RunError::Ended {
+        RunError::Ended {
             name: child.name().to_owned(),
             how,
             code: if confined { Code::CannotStart } else { Code::NotConfined },
-        })
+        }
     }
 
     /// The guest has the terminal from now on.
@@ -260,13 +263,13 @@ impl<'a> Run<'a> {
         if self.plan.engine == Engine::Qemu {
             return match status.code() {
                 Some(0) => Ok(Some(End::PoweredOff)),
-                Some(_) if !self.console.has_spoken() => Err(self.who_failed()?),
+                Some(_) if !self.console.has_spoken() => self.blame().map(Some),
                 Some(_) | None => Ok(Some(End::MachineEnded {
                     how: qemu_ended(status),
                 })),
             };
         }
-        let exit = status.code().and_then(MachineExit::from_number);
+        let exit = status.code().and_then(|code| MachineExit::try_from(code).ok());
         let end = match exit {
             Some(MachineExit::PoweredOff) => End::PoweredOff,
             Some(MachineExit::GuestCrashed) => End::GuestCrashed,

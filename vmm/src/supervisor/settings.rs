@@ -2,19 +2,13 @@
 
 use super::args::{Accel, DiskSource, Options};
 use super::words::{Net, Size, Tap, User};
-use crate::contract::DEVICES_MAX;
+use crate::contract::{DEVICES_MAX, MEMORY_MIN, PAGE};
 use std::collections::HashSet;
 use std::path::PathBuf;
 use thiserror::Error;
 
 /// Guest memory if nobody says.
 const MEMORY: u64 = 1 << 30;
-
-/// Guest memory comes in pages.
-const PAGE: u64 = 4096;
-
-/// The least a kernel can begin in. A guess: Debian's wants more and says so itself.
-const MEMORY_MIN: u64 = 1 << 20;
 
 /// What a run is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +33,7 @@ pub(crate) struct Settings {
 pub(crate) enum SettingsError {
     #[error("there is no kernel: give --kernel FILE (a bzImage, such as Debian's /boot/vmlinuz-*)")]
     NoKernel,
-    #[error("--memory must be a multiple of 4096 bytes, and at least 1M")]
+    #[error("--memory must be a multiple of {PAGE} bytes, and at least {}M", MEMORY_MIN >> 20)]
     Memory,
     #[error("{0} disks and network cards are more than a machine has room for; {DEVICES_MAX} are")]
     ManyDevices(usize),
@@ -156,6 +150,7 @@ mod tests {
     fn what_contradicts_itself_is_refused() {
         assert_eq!(settings("--memory 5000"), Err(SettingsError::Memory));
         assert_eq!(settings("--memory 0"), Err(SettingsError::Memory));
+        assert_eq!(settings("--memory 1M"), Err(SettingsError::Memory));
         assert_eq!(
             settings("--disk-socket s --disk-socket s"),
             Err(SettingsError::SocketTwice("s".into()))

@@ -8,13 +8,23 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// What ends a run.
 const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
+/// Puts right what a launcher may have left to us, without which no end of a process could be waited for, and makes a file that
+/// may not grow any more (a limit on file sizes) an error: as a signal it would leave the terminal raw.
+///
+/// # Errors
+/// None that the kernel knows for these.
+pub(crate) fn settle() -> Result<(), Errno> {
+    policy::signals::forget_inherited()?;
+    policy::signals::ignore(Signal::SIGXFSZ)
+}
+
 /// Signals, blocked and waiting to be read.
 #[derive(Debug)]
 pub(crate) struct Signals(SignalFd);
 
 impl Signals {
     /// Takes them over, but for those that whoever started us wants ignored (nohup, a shell's background jobs). Processes that
-    /// are started later get them back: the standard library sees to that.
+    /// are started later get them back: [`crate::sys::detach`] sees to that.
     ///
     /// # Errors
     /// There are no descriptors left.

@@ -39,19 +39,23 @@ pub(crate) enum SpawnError {
     },
 }
 
+impl SpawnError {
+    /// What it means that `program` does not start. Only QEMU is searched for; our own programs have absolute paths.
+    fn of_starting(program: PathBuf, source: io::Error) -> Self {
+        match (source.kind() == io::ErrorKind::NotFound, program.is_absolute()) {
+            (true, true) => Self::Missing(program),
+            (true, false) => Self::NoQemu(program),
+            (false, _) => Self::Start { program, source },
+        }
+    }
+}
+
 /// Starts `job`; `take` gives the descriptor for each role, and our copies are closed afterwards.
 ///
 /// # Errors
 /// [`SpawnError`].
 pub(crate) fn spawn(job: &Job, mut take: impl FnMut(Role) -> OwnedFd) -> Result<Child, SpawnError> {
-    let failed = |source: io::Error| {
-        let program = job.program.clone();
-        match (source.kind() == io::ErrorKind::NotFound, program.is_absolute()) {
-            (true, true) => SpawnError::Missing(program),
-            (true, false) => SpawnError::NoQemu(program),
-            (false, _) => SpawnError::Start { program, source },
-        }
-    };
+    let failed = |source| SpawnError::of_starting(job.program.clone(), source);
     let pipe = || {
         pipe2(OFlag::O_CLOEXEC).map_err(|source| SpawnError::Pipe {
             program: job.program.clone(),
@@ -114,6 +118,7 @@ fn hold_up_to(highest: RawFd) -> io::Result<Vec<File>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::signal::{SigSet, Signal};
     use std::io::{Seek, Write};
     use std::time::{Duration, Instant};
 
@@ -164,6 +169,19 @@ mod tests {
         // Shells open 3 to look, and keep 10.
         let said: Vec<_> = said.split(' ').filter(|word| !["3", "10"].contains(word)).collect();
         assert_eq!(said, ["kernel", "initrd", "0", "1", "2", "4", "9", "no-home"]);
+    }
+
+    #[test]
+    fn a_process_hears_signals_that_this_one_has_blocked() {
+        let mut blocked = SigSet::empty();
+        blocked.add(Signal::SIGTERM);
+        blocked.thread_block().unwrap();
+
+        let child = spawn(&shell("grep SigBlk: /proc/self/status", Vec::new()), |_| file("")).unwrap();
+
+        blocked.thread_unblock().unwrap();
+        let mask = line(child);
+        assert!(mask.ends_with("\t0000000000000000"), "{mask}");
     }
 
     #[test]

@@ -190,7 +190,7 @@ fn the_common_filter_allows_what_somebody_needs_and_no_more() {
         Role::Net { tap: 10 },
     ]
     .iter()
-    .flat_map(|role| descriptors().filter(*role).into_rows())
+    .flat_map(|role| descriptors().filter(*role).rows().to_vec())
     .filter(|row| row.call.name != "seccomp")
     .collect();
 

@@ -106,11 +106,17 @@ impl Process {
         }
     }
 
-    /// Whether it is still there. One that nobody waits for has given everything back.
+    /// Whether it is still there. One that nobody waits for has given everything back, once the last of its threads has
+    /// ended: its first may have before.
     fn is_alive(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
         let after_name = stat.rsplit_once(')').map_or("", |(_, after)| after);
-        !matches!(after_name.trim_start().chars().next(), None | Some('Z' | 'X'))
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).map_or(0, Iterator::count);
+        match after_name.trim_start().chars().next() {
+            None | Some('X') => false,
+            Some('Z') => threads > 1,
+            Some(_) => true,
+        }
     }
 }
 

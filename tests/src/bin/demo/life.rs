@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use tests::guest::{Assets, Guest, System};
+use tests::guest::{Guest, System};
 
 use crate::crew::Crew;
 use crate::failure::Failure;
@@ -40,7 +40,7 @@ pub(crate) struct Life {
 impl Life {
     /// Starts `mayfly run` for a guest with this system, and waits until its processes are ready.
     pub(crate) fn start(workshop: &Workshop, system: System) -> Result<Self, Failure> {
-        let (words, report) = (words(workshop, system)?, workshop.report());
+        let (words, report) = (words(workshop, system), workshop.report());
         // That of the life before is not ours; the first has none before it.
         let _ = fs::remove_file(&report);
         let mayfly = program()?;
@@ -170,8 +170,8 @@ impl Life {
 }
 
 /// What follows `mayfly` on the command line.
-fn words(workshop: &Workshop, system: System) -> Result<Vec<String>, Failure> {
-    let assets = Assets::find().map_err(Failure::Guest)?;
+fn words(workshop: &Workshop, system: System) -> Vec<String> {
+    let assets = workshop.assets();
     let path = |path: &Path| path.display().to_string();
     let mut words = vec!["run".to_owned()];
     for (option, value) in [
@@ -191,7 +191,7 @@ fn words(workshop: &Workshop, system: System) -> Result<Vec<String>, Failure> {
         System::Busybox => ["--cmdline", "console=ttyS0 loglevel=3"],
     };
     words.extend(kernel.map(str::to_owned));
-    Ok(words)
+    words
 }
 
 /// `mayfly`: `MAYFLY`, or the one that cargo put beside this one.

@@ -17,13 +17,13 @@ use crate::failure::Failure;
 #[derive(Debug, Clone)]
 pub(crate) struct Workshop {
     dir: PathBuf,
-    base: PathBuf,
+    assets: Assets,
 }
 
 impl Workshop {
     /// Makes the directory, in `$TMPDIR` or else `/var/tmp`.
     pub(crate) fn open() -> Result<Self, Failure> {
-        let base = Assets::find().map_err(Failure::Guest)?.debian;
+        let assets = Assets::find().map_err(Failure::Guest)?;
         let parent = std::env::var_os("TMPDIR")
             .filter(|dir| !dir.is_empty())
             .map_or("/var/tmp".into(), PathBuf::from);
@@ -33,7 +33,7 @@ impl Workshop {
         }
         let moment = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.subsec_nanos());
         let dir = parent.join(format!("mayfly-demo-{}-{moment}", std::process::id()));
-        let workshop = Self { dir, base };
+        let workshop = Self { dir, assets };
         for dir in [workshop.dir.clone(), workshop.overlay_dir(), workshop.loot()] {
             let made = DirBuilder::new().mode(0o755).create(&dir);
             made.map_err(Failure::while_doing(format!("make {}", dir.display())))?;
@@ -44,9 +44,14 @@ impl Workshop {
         Ok(workshop)
     }
 
+    /// What guests boot from.
+    pub(crate) fn assets(&self) -> &Assets {
+        &self.assets
+    }
+
     /// What the disk begins with.
     pub(crate) fn base(&self) -> &Path {
-        &self.base
+        &self.assets.debian
     }
 
     /// Where overlays are made.
@@ -79,7 +84,9 @@ impl Workshop {
     pub(crate) fn base_stamp(&self) -> Result<(String, (i64, i64)), Failure> {
         // It ends with us: it reads for seconds, and nobody would want its answer any more.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "sha256sum", "--"]).arg(&self.base);
+        command
+            .args(["--pdeathsig", "KILL", "sha256sum", "--"])
+            .arg(self.base());
         let output = command.output();
         let output = output.map_err(Failure::while_doing("run sha256sum"))?;
         let said = String::from_utf8_lossy(&output.stdout);
@@ -90,25 +97,24 @@ impl Workshop {
                 said,
             });
         };
-        let metadata = self.base_metadata()?;
+        let metadata = metadata(self.base())?;
         Ok((sum.to_owned(), (metadata.mtime(), metadata.mtime_nsec())))
     }
 
     /// The base's length and the bytes that it occupies.
     pub(crate) fn base_size(&self) -> Result<(u64, u64), Failure> {
-        let metadata = self.base_metadata()?;
+        let metadata = metadata(self.base())?;
         Ok((metadata.len(), metadata.blocks().saturating_mul(512)))
     }
 
     /// The base's device and inode.
     pub(crate) fn base_identity(&self) -> Result<(u64, u64), Failure> {
-        let metadata = self.base_metadata()?;
-        Ok((metadata.dev(), metadata.ino()))
+        identity(self.base())
     }
 
-    fn base_metadata(&self) -> Result<fs::Metadata, Failure> {
-        let metadata = fs::metadata(&self.base);
-        metadata.map_err(Failure::while_doing(format!("look at {}", self.base.display())))
+    /// The same of the kernel and its initial RAM disk.
+    pub(crate) fn boot_identities(&self) -> Result<[(u64, u64); 2], Failure> {
+        Ok([identity(&self.assets.kernel)?, identity(&self.assets.initramfs)?])
     }
 
     /// Removes the directory.
@@ -116,4 +122,14 @@ impl Workshop {
         // What cannot be removed has no data in it, and the demo has said all it had to say.
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+fn metadata(path: &Path) -> Result<fs::Metadata, Failure> {
+    let metadata = fs::metadata(path);
+    metadata.map_err(Failure::while_doing(format!("look at {}", path.display())))
+}
+
+fn identity(path: &Path) -> Result<(u64, u64), Failure> {
+    let metadata = metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }

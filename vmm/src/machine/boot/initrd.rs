@@ -6,7 +6,8 @@ use std::io::{Seek, SeekFrom};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{BootError, Kernel};
-use crate::machine::memory::{PAGE, Ram};
+use crate::contract::PAGE;
+use crate::machine::memory::Ram;
 
 /// Where the initramfs lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

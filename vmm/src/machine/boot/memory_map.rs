@@ -1,7 +1,7 @@
 //! What the guest is told about its memory, for both protocols.
 
+use crate::contract::PAGE;
 use crate::machine::layout;
-use crate::machine::memory::PAGE;
 
 /// A stretch of addresses that the guest must know of. Whatever is in no stretch is not memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use crate::machine::memory::Ram;
 use crate::machine::vcpu::Vcpu;
-use crate::machine::vm::{self, Vm};
+use crate::machine::vm::{Hypervisor, Vm};
 use nix::unistd::Pid;
 use policy::forbidden::Targets;
 use policy::logging::chain;
@@ -29,10 +29,10 @@ impl Kvm {
     fn open() -> Result<Self, Box<dyn Error>> {
         let device = File::options().read(true).write(true).open("/dev/kvm");
         let device = device.map_err(|error| format!("cannot open /dev/kvm: {error}"))?;
-        let kvm = vm::hypervisor(device.into(), 1)?;
+        let kvm = Hypervisor::adopt(device.into(), 1)?;
         let memory = Ram::new(MEMORY)?;
         let vm = Vm::new(&kvm, &memory)?;
-        let features = vm::features(&kvm)?;
+        let features = kvm.features()?;
         let vcpu = Vcpu::new(&vm, 0, &features)?;
         Ok(Self { memory, vm, vcpu })
     }

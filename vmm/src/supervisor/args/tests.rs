@@ -72,6 +72,23 @@ fn what_makes_no_sense_is_refused_with_what_would() {
 }
 
 #[test]
+fn the_manual_page_has_every_option_key_and_exit_code() {
+    let page = include_str!("../../../../docs/mayfly.1.md");
+    let command = Cli::command();
+    let run = command.find_subcommand("run").unwrap();
+
+    for option in run.get_arguments().filter_map(clap::Arg::get_long) {
+        assert!(page.contains(&format!("`--{option}")), "--{option}");
+    }
+    for code in Code::ALL {
+        let line = format!("| {} | {} |", code.number(), code.meaning());
+        assert!(page.contains(&line), "put this into docs/mayfly.1.md: {line}");
+    }
+    let keys = crate::supervisor::keys::HELP;
+    assert!(page.contains(keys), "put this into docs/mayfly.1.md:\n{keys}");
+}
+
+#[test]
 fn help_names_the_burn_every_option_and_every_exit_code() {
     let error = Cli::read(["mayfly", "run", "--help"].map(Into::into)).unwrap_err();
     let help = error.0.to_string();

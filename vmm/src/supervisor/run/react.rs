@@ -92,7 +92,7 @@ fn hear(child: &mut Child, stream: Stream, verbose: bool) -> Option<ExitStatus> 
         Stream::Log => child.relay(verbose),
         Stream::Exit => {
             let status = child.look()?;
-            child.relay_rest(verbose);
+            child.hear_rest(verbose);
             return Some(status);
         }
     }

@@ -6,14 +6,14 @@
 
 use super::header::{self, BYTES};
 use super::{Ring, RingError, Rings, Shared};
+use crate::sys::eventfd;
 use log::warn;
 use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::unistd::{read, write};
 use std::fmt;
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 /// The largest frame with its header: a 64 KiB segment with what Ethernet, VLAN, IP and TCP put before it.
 const FRAME_BYTES: usize = BYTES + 65536 + 256;
@@ -25,10 +25,6 @@ const TAP: u64 = 1;
 const NUDGE: u64 = 0;
 /// Events taken at a time: one for each descriptor.
 const EVENTS: usize = 4;
-/// Wait for ever, or not at all.
-const FOR_EVER: i32 = -1;
-/// See above.
-const NOT_AT_ALL: i32 = 0;
 
 /// What the card's thread owns.
 pub(crate) struct Card {
@@ -57,16 +53,12 @@ impl fmt::Debug for Card {
 
 impl Card {
     /// A card on `tap`.
-    pub(super) fn new(shared: Arc<Shared>, tap: OwnedFd) -> io::Result<Self> {
-        let epoll = Epoll::new()?;
-        let listen = |number, data| {
-            let edge = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, data);
-            epoll.ctl(ControlOperation::Add, number, edge)
-        };
-        listen(tap.as_raw_fd(), TAP)?;
-        listen(shared.bell.as_raw_fd(), NUDGE)?;
-        for kick in &shared.lines.kicks {
-            listen(kick.as_raw_fd(), NUDGE)?;
+    pub(super) fn new(shared: Arc<Shared>, tap: OwnedFd) -> nix::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let edge = |data| EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, data);
+        epoll.add(&tap, edge(TAP))?;
+        for nudge in shared.lines.kicks.iter().chain([&shared.bell]) {
+            epoll.add(eventfd(nudge), edge(NUDGE))?;
         }
         Ok(Self {
             shared,
@@ -82,14 +74,14 @@ impl Card {
 
     /// The number of what it waits with.
     pub(super) fn epoll(&self) -> RawFd {
-        self.epoll.as_raw_fd()
+        self.epoll.0.as_raw_fd()
     }
 
     /// The thread's life. Returns only when waiting fails, which it cannot while the descriptors are ours.
-    pub(crate) fn run(mut self) -> io::Error {
+    pub(crate) fn run(mut self) -> Errno {
         let mut more = false;
         loop {
-            let timeout = if more { NOT_AT_ALL } else { FOR_EVER };
+            let timeout = if more { EpollTimeout::ZERO } else { EpollTimeout::NONE };
             if let Err(error) = self.wait(timeout) {
                 return error;
             }
@@ -98,10 +90,10 @@ impl Card {
     }
 
     /// Waits for whatever there is to wait for.
-    pub(super) fn wait(&mut self, timeout: i32) -> io::Result<()> {
-        let mut events = [EpollEvent::default(); EVENTS];
-        let count = match self.epoll.wait(timeout, &mut events) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+    pub(super) fn wait(&mut self, timeout: EpollTimeout) -> nix::Result<()> {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        let count = match self.epoll.wait(&mut events, timeout) {
+            Err(Errno::EINTR) => 0,
             other => other?,
         };
         self.readable |= events.iter().take(count).any(|event| event.data() == TAP);

@@ -3,6 +3,7 @@
 use super::super::driver::{BUFFERS, Driver, NEXT, WRITE, memory};
 use super::header::BYTES;
 use super::*;
+use nix::sys::epoll::EpollTimeout;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use proptest::prelude::*;
 use std::thread;
@@ -52,7 +53,7 @@ impl Setup {
 
     /// What the thread does, until it would wait.
     fn run(&mut self) {
-        self.card.wait(0).unwrap();
+        self.card.wait(EpollTimeout::ZERO).unwrap();
         for _ in 0..100 {
             if !self.card.turn() {
                 return;
@@ -282,7 +283,7 @@ proptest! {
         setup.receive.claim(indices[0]);
         setup.send.claim(indices[1]);
         setup.arrives(&[0; 60]);
-        setup.card.wait(0).unwrap();
+        setup.card.wait(EpollTimeout::ZERO).unwrap();
         for _ in 0..4 {
             setup.card.turn();
         }
