@@ -16,8 +16,8 @@ use std::time::Duration;
 /// Serve one disk to one virtual machine over vhost-user-blk. The disk begins with the contents of the base image.
 /// EVERYTHING THE GUEST WRITES IS LOST WHEN blk-helper EXITS, whatever the reason. There is no option to keep it.
 ///
-/// Guest writes go to a nameless file (the overlay) that only this process can reach and that is not encrypted: its
-/// content can be read from the storage medium later, until it is overwritten or trimmed. The base is never written.
+/// Guest writes go to a nameless file (the overlay) that only this process can reach, encrypted under a key that ends with
+/// the process: what is left of it on the storage medium cannot be read later. The base is never written.
 /// The process confines itself before it serves, and does not start if it cannot.
 #[derive(Debug, Parser)]
 #[expect(
@@ -48,6 +48,10 @@ pub(crate) struct Config {
     /// Directory for the overlay [default: $TMPDIR, else /var/tmp]. A tmpfs is used only if named here
     #[arg(long, value_name = "DIR", conflicts_with = "read_only")]
     pub(crate) overlay_dir: Option<PathBuf>,
+
+    /// Leave the overlay in the clear: its content can be read from the storage medium later, until it is overwritten or trimmed
+    #[arg(long, conflicts_with = "read_only")]
+    pub(crate) no_encrypt: bool,
 
     /// Most bytes of overlay; beyond it guest writes fail until something is discarded [default: size of the disk]
     #[arg(long, value_name = "SIZE", value_parser = size::parse, conflicts_with = "read_only")]
@@ -273,6 +277,7 @@ mod tests {
             &["--fd", "3", "--socket-path", "s"][..],
             &["--read-only", "--overlay-dir", "d"],
             &["--read-only", "--overlay-limit", "1G"],
+            &["--read-only", "--no-encrypt"],
             &["--fd", "2"],
             &["--control-fd", "2"],
             &["--user", "0"],

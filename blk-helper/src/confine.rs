@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use policy::logging;
-use policy::signals::{self, PARENT_DEATH};
+use policy::signals;
 use policy::{Confined, EnterSpec, ParentDeath, PrepareSpec, SealError, StepError, User};
 use protocol::launch::ExitCode;
 use thiserror::Error;
@@ -65,11 +65,14 @@ pub(crate) fn confine(
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     // Before anything that sends one of them can happen.
     let bound = config.die_with_parent || config.fd.is_some() || config.control_fd.is_some();
-    arrange_ends(bound).map_err(StartError::Signals)?;
+    arrange_ends().map_err(StartError::Signals)?;
     let prepared = policy::prepare(&PrepareSpec {
         keep: Sources::numbers(config, environment),
         max_descriptors: descriptors_needed(config, cpus),
-        die_with_parent: bound.then_some(ParentDeath { signal: PARENT_DEATH }),
+        // No signal with a handler: a process that is stopped would not hear it, and keep its overlay.
+        die_with_parent: bound.then_some(ParentDeath {
+            signal: Signal::SIGKILL,
+        }),
     })
     .map_err(StartError::Prepare)?;
 
@@ -80,7 +83,7 @@ pub(crate) fn confine(
     }
 
     let resources = sources()
-        .and_then(|sources| Resources::open(&prepared, config, environment, sources))
+        .and_then(|sources| Resources::open(&prepared, config, config.workers(cpus), environment, sources))
         .map_err(StartError::Open)?;
     let spec = EnterSpec {
         user: User {
@@ -118,7 +121,7 @@ pub(crate) fn confine(
 /// waits in the kernel, deaf to all but SIGKILL.
 fn leave_signals_to_workers() {
     let mut signals = SigSet::empty();
-    for signal in ASKED.into_iter().chain([PARENT_DEATH]) {
+    for signal in ASKED {
         signals.add(signal);
     }
     // It fails only for an operation that does not exist.
@@ -130,17 +133,10 @@ const ASKED: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
 /// Every signal that may come has its end. Nothing needs cleaning up: the kernel closes the overlay's last descriptor,
 /// and that is the burn.
-fn arrange_ends(bound: bool) -> Result<(), Errno> {
+fn arrange_ends() -> Result<(), Errno> {
     let told = "blk-helper: info: told to end; the disk is burnt\n";
     for signal in ASKED {
         signals::exit_on(signal, ExitCode::Burnt.number(), told)?;
-    }
-    if bound {
-        signals::exit_on(
-            PARENT_DEATH,
-            ExitCode::ParentGone.number(),
-            "blk-helper: info: the parent died; the disk is burnt\n",
-        )?;
     }
     signals::exit_on(
         Signal::SIGBUS,

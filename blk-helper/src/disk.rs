@@ -191,7 +191,7 @@ impl Disk {
         }
     }
 
-    fn read(&self, range: ByteRange, into: Buffers<'_>, work: &Work<'_>) -> Result<(), OverlayError> {
+    fn read(&self, range: ByteRange, into: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
         match &self.medium {
             Medium::ReadOnly(base) => {
                 let mut rest = into;

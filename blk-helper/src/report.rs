@@ -2,6 +2,7 @@
 
 use crate::args::ReportFormat;
 use crate::disk::Disk;
+use crate::key_memory::KeyMemoryFacts;
 use crate::overlay::Limits;
 use policy::Report;
 use protocol::size::show;
@@ -19,17 +20,20 @@ pub(crate) struct OverlayFacts {
     /// What the map takes if every part of the disk is touched.
     map_worst_bytes: u64,
     encrypted: bool,
+    /// Where the key is.
+    key_memory: Option<KeyMemoryFacts>,
 }
 
 impl OverlayFacts {
-    /// The facts of an overlay in `dir` within `limits`, for a disk of `disk_bytes`.
-    pub(crate) fn new(dir: &Path, limits: Limits, disk_bytes: u64) -> Self {
+    /// The facts of an overlay in `dir` within `limits`, for a disk of `disk_bytes`; encrypted if there is memory for a key.
+    pub(crate) fn new(dir: &Path, limits: Limits, disk_bytes: u64, key_memory: Option<KeyMemoryFacts>) -> Self {
         Self {
             directory: dir.display().to_string(),
             limit_bytes: limits.overlay_bytes,
             map_limit_bytes: limits.map_bytes,
             map_worst_bytes: disk_bytes.div_ceil(1024).next_multiple_of(4096),
-            encrypted: false,
+            encrypted: key_memory.is_some(),
+            key_memory,
         }
     }
 
@@ -85,9 +89,13 @@ impl fmt::Display for DiskFacts {
             None => write!(f, ", read-only"),
             Some(overlay) => write!(
                 f,
-                ", overlay in {} up to {} (not encrypted), map up to {}",
+                ", overlay in {} up to {}, {}, map up to {}",
                 overlay.directory,
                 show(overlay.limit_bytes),
+                match &overlay.key_memory {
+                    None => "NOT ENCRYPTED".to_owned(),
+                    Some(facts) => facts.to_string(),
+                },
                 show(overlay.map_limit_bytes)
             ),
         }

@@ -2,11 +2,13 @@
 
 use crate::args::{BaseName, Config};
 use crate::base::{Base, BaseError, BaseSource};
+use crate::cipher::{Cipher, CipherError};
 use crate::control::{NoChannel, Operator};
 use crate::disk::{Disk, Medium};
 use crate::door::{Admission, Door, DoorError, DoorSource};
 use crate::environment::{Environment, FIRST_PASSED};
-use crate::overlay::{CLUSTER_BYTES, Limits, Overlay, OverlayDir, OverlayFile, OverlayFileError};
+use crate::key_memory::KeyMemoryFacts;
+use crate::overlay::{CLUSTER_BYTES, Limits, Overlay, OverlayDir, OverlayFile, OverlayFileError, Scratch};
 use crate::report::OverlayFacts;
 use crate::sys::adopt;
 use nix::errno::Errno;
@@ -29,6 +31,8 @@ const DEFAULT_OVERLAY_DIR: &str = "/var/tmp";
 pub(crate) struct Resources {
     pub(crate) disk: Disk,
     pub(crate) overlay: Option<OverlayFacts>,
+    /// One for each worker.
+    pub(crate) scratches: Vec<Scratch>,
     pub(crate) door: Door,
     pub(crate) admission: Admission,
     pub(crate) operator: Option<Operator>,
@@ -50,6 +54,8 @@ pub(crate) enum OpenError {
     Base(#[source] BaseError),
     #[error("no overlay")]
     Overlay(#[source] OverlayFileError),
+    #[error("cannot encrypt the overlay")]
+    Cipher(#[source] CipherError),
     #[error("cannot reserve the address space for the cluster map")]
     Map(#[source] io::Error),
     #[error("no way in for a frontend")]
@@ -70,21 +76,25 @@ pub(crate) enum OpenError {
 }
 
 impl Resources {
-    /// Opens everything. Only a prepared process may: what it opens from here on, no other process gets at.
+    /// Opens everything, for that many `workers`. Only a prepared process may: what it opens from here on, no other process
+    /// gets at.
     ///
     /// # Errors
     /// [`OpenError`].
     pub(crate) fn open(
         _prepared: &Prepared,
         config: &Config,
+        workers: usize,
         environment: &Environment,
         sources: Sources,
     ) -> Result<Self, OpenError> {
         let base = Base::open(sources.base, config.raw_anyway).map_err(OpenError::Base)?;
-        let (medium, overlay) = medium(base, config, environment.temporary.as_deref())?;
+        let (scratches, key_memory) = scratches(workers, !config.read_only && !config.no_encrypt)?;
+        let (medium, overlay) = medium(base, config, environment.temporary.as_deref(), key_memory)?;
         Ok(Self {
             disk: Disk::new(medium, config.serial.0),
             overlay,
+            scratches,
             door: Door::open(sources.door).map_err(OpenError::Door)?,
             admission: admission(config),
             operator: sources
@@ -203,7 +213,22 @@ pub(crate) fn way_descriptors(door: &Door, operator: Option<&Operator>) -> Vec<D
         .collect()
 }
 
-fn medium(base: Base, config: &Config, temporary: Option<&Path>) -> Result<(Medium, Option<OverlayFacts>), OpenError> {
+/// What the workers need for themselves, with ciphers of one key if they are to encrypt.
+fn scratches(workers: usize, encrypt: bool) -> Result<(Vec<Scratch>, Option<KeyMemoryFacts>), OpenError> {
+    if !encrypt {
+        return Ok(((0..workers).map(|_| Scratch::new(None)).collect(), None));
+    }
+    let (ciphers, facts) = Cipher::with_new_key(workers).map_err(OpenError::Cipher)?;
+    let scratches = ciphers.into_iter().map(|cipher| Scratch::new(Some(cipher)));
+    Ok((scratches.collect(), Some(facts)))
+}
+
+fn medium(
+    base: Base,
+    config: &Config,
+    temporary: Option<&Path>,
+    key_memory: Option<KeyMemoryFacts>,
+) -> Result<(Medium, Option<OverlayFacts>), OpenError> {
     if config.read_only {
         return Ok((Medium::ReadOnly(base), None));
     }
@@ -217,7 +242,7 @@ fn medium(base: Base, config: &Config, temporary: Option<&Path>) -> Result<(Medi
     let dir = OverlayDir { path, named };
     let file = OverlayFile::create(&dir).map_err(OpenError::Overlay)?;
     let limits = limits(config, base.capacity().bytes());
-    let facts = OverlayFacts::new(&dir.path, limits, base.capacity().bytes());
+    let facts = OverlayFacts::new(&dir.path, limits, base.capacity().bytes(), key_memory);
     let overlay = Overlay::new(base, file, limits).map_err(OpenError::Map)?;
     Ok((Medium::Burning(overlay), Some(facts)))
 }

@@ -16,7 +16,7 @@ mod quiesced;
 use crate::bell::Bell;
 use crate::disk::Disk;
 use crate::guest_memory::SharedMemory;
-use crate::overlay::{CLUSTER, Work};
+use crate::overlay::{Scratch, Work};
 use crate::queue::{self, Drained, RingError};
 use crate::signal::signal;
 use log::{debug, warn};
@@ -144,7 +144,7 @@ impl Ring {
     }
 
     /// A worker's turn: sends what is owed, and drains the ring, or a good part of it. Says whether there is more.
-    pub(crate) fn turn(&self, disk: &Disk, bounce: &mut [u8; CLUSTER]) -> bool {
+    pub(crate) fn turn(&self, disk: &Disk, scratch: &mut Scratch) -> bool {
         if self.stop.load(Ordering::Acquire) {
             // Whoever is stopping the ring nudges it again if it is to go on.
             return false;
@@ -157,7 +157,7 @@ impl Ring {
         let memory = state.memory.memory();
         let mut work = Work {
             stop: &self.stop,
-            bounce,
+            scratch,
         };
         let drained = {
             let mut vring = state.vring.get_mut();

@@ -8,6 +8,7 @@ use crate::control::Operator;
 use crate::disk::{Disk, Medium, ZERO_LIMITS};
 use crate::door::{Admission, Door};
 use crate::guest_memory::{Memory, SharedMemory};
+use crate::overlay::Scratch;
 use crate::report::DiskFacts;
 use crate::resources::{Resources, disk_descriptors, way_descriptors};
 use crate::ring::Ring;
@@ -79,7 +80,7 @@ impl Service {
             .map_err(setup("a worker's bell"))?;
         let rings = rings(config, &memory, &bells)?;
         let watch = Arc::new(Watch::default());
-        let workers = workers(&rings, &bells, &watch, &disk)?;
+        let workers = workers(&rings, &bells, &watch, &disk, resources.scratches)?;
 
         let geometry = Geometry {
             capacity: disk.capacity(),
@@ -216,25 +217,28 @@ fn rings(config: &Config, memory: &SharedMemory, bells: &[Arc<Bell>]) -> Result<
         .collect()
 }
 
-/// One worker for each bell, with every ring that rings it.
+/// One worker for each bell, with every ring that rings it, and a scratch of its own.
 fn workers(
     rings: &[Arc<Ring>],
     bells: &[Arc<Bell>],
     watch: &Arc<Watch>,
     disk: &Arc<Disk>,
+    scratches: Vec<Scratch>,
 ) -> Result<Vec<Worker>, ServiceError> {
     let watchers = u32::try_from(bells.len()).unwrap_or(u32::MAX);
     bells
         .iter()
+        .zip(scratches)
         .enumerate()
-        .map(|(index, bell)| {
+        .map(|(index, (bell, scratch))| {
             let share = rings.iter().skip(index).step_by(bells.len());
             let post = Post {
                 bell: Arc::clone(bell),
                 watch: Arc::clone(watch),
                 watchers,
             };
-            Worker::start(index, post, share.map(Arc::clone).collect(), Arc::clone(disk)).map_err(ServiceError::Worker)
+            let rings = share.map(Arc::clone).collect();
+            Worker::start(index, post, rings, Arc::clone(disk), scratch).map_err(ServiceError::Worker)
         })
         .collect()
 }

@@ -5,7 +5,7 @@
 
 use crate::bell::{Bell, Came, Patience};
 use crate::disk::Disk;
-use crate::overlay::CLUSTER;
+use crate::overlay::Scratch;
 use crate::ring::Ring;
 use crate::watch::Watch;
 use policy::ThreadEvidence;
@@ -64,12 +64,18 @@ impl Worker {
     ///
     /// # Errors
     /// [`WorkerError`].
-    pub(crate) fn start(index: usize, post: Post, rings: Vec<Arc<Ring>>, disk: Arc<Disk>) -> Result<Self, WorkerError> {
+    pub(crate) fn start(
+        index: usize,
+        post: Post,
+        rings: Vec<Arc<Ring>>,
+        disk: Arc<Disk>,
+        scratch: Scratch,
+    ) -> Result<Self, WorkerError> {
         let name = format!("blk-worker{index}");
         let (tell, evidence) = channel();
         let body = {
             let (name, post) = (name.clone(), post.clone());
-            move || run(&name, &tell, &post, &rings, &disk)
+            move || run(&name, &tell, &post, &rings, &disk, scratch)
         };
         thread::Builder::new()
             .name(name.clone())
@@ -123,6 +129,7 @@ fn run(
     post: &Post,
     rings: &[Arc<Ring>],
     disk: &Disk,
+    scratch: Scratch,
 ) {
     let mut evidence = match policy::read_back_thread(name) {
         Ok(evidence) => evidence,
@@ -137,7 +144,7 @@ fn run(
     let waited = await_bell(&post.bell);
     evidence.seccomp_mode = policy::seccomp_mode().unwrap_or(0);
     let _ = tell.send(Ok(evidence));
-    let failed = waited.and_then(|()| serve(post, rings, disk));
+    let failed = waited.and_then(|()| serve(post, rings, disk, scratch));
     log::error!("{name}: cannot wait for kicks: {failed:?}");
     policy::signals::exit_now(ExitCode::ServeFailed.number());
 }
@@ -149,8 +156,7 @@ fn await_bell(bell: &Bell) -> nix::Result<()> {
 }
 
 /// Drains rings for ever, and watches over the control thread while there is nothing to drain.
-fn serve(post: &Post, rings: &[Arc<Ring>], disk: &Disk) -> nix::Result<()> {
-    let mut bounce = [0; CLUSTER];
+fn serve(post: &Post, rings: &[Arc<Ring>], disk: &Disk, mut scratch: Scratch) -> nix::Result<()> {
     let mut ready = vec![false; rings.len()];
     loop {
         let patience = if ready.contains(&true) {
@@ -171,7 +177,7 @@ fn serve(post: &Post, rings: &[Arc<Ring>], disk: &Disk) -> nix::Result<()> {
         }
         for (ring, ready) in rings.iter().zip(&mut ready) {
             if *ready | ring.take_nudge() {
-                *ready = ring.turn(disk, &mut bounce);
+                *ready = ring.turn(disk, &mut scratch);
             }
         }
     }

@@ -13,7 +13,8 @@ use crate::sys;
 /// The process shall end when its parent does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParentDeath {
-    /// The signal that it then gets. Give it a handler with [`crate::signals::exit_on`] first, unless it is SIGKILL.
+    /// The signal that it then gets. SIGKILL ends even a process that is stopped; give any other a handler with
+    /// [`crate::signals::exit_on`] first.
     pub signal: Signal,
 }
 

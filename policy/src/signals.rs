@@ -3,9 +3,6 @@
 //! The handler reads a table that was filled before it could run, asks with `poll` whether standard error takes a line, writes it
 //! and calls `_exit`. Each of these is async-signal-safe: two system calls on the standard error descriptor, an atomic load, no
 //! allocation, no lock. It does not return, so the filter needs no `rt_sigreturn`.
-//!
-//! For the death of the parent [`PARENT_DEATH`] is a signal of its own, so that the exit code and the message can differ from
-//! those of a SIGTERM.
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -14,9 +11,6 @@ use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
 use crate::sys::{self, Disposition};
-
-/// The signal to ask for when the parent dies. SIGUSR1: nothing else in this project sends it, and no library gives it a meaning.
-pub const PARENT_DEATH: Signal = Signal::SIGUSR1;
 
 /// How many signal numbers there are, real-time ones included.
 const SIGNALS: usize = 65;

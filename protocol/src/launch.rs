@@ -70,8 +70,8 @@ exit_codes! {
         DrainTimedOut = 6 => "a queue could not be stopped in time",
         /// Guest memory vanished under a mapping (SIGBUS): its file was truncated.
         GuestMemoryGone = 7 => "guest memory was truncated while mapped",
-        /// The parent died (`--die-with-parent`, `--fd` or `--control-fd`).
-        ParentGone = 8 => "the parent process died",
+        /// The parent was gone (`--die-with-parent`, `--fd` or `--control-fd`) before the kernel could be asked for SIGKILL then.
+        ParentGone = 8 => "the parent process died during the start; later that is SIGKILL",
         /// A bug: the process panicked.
         Panicked = 9 => "a bug: the process panicked",
         /// The event loop itself failed.

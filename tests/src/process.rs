@@ -5,7 +5,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,6 +19,22 @@ pub(crate) const START: Duration = Duration::from_secs(20);
 
 /// How long a helper may take to end once told to: the promise that design and manual make.
 pub const END: Duration = Duration::from_secs(1);
+
+/// Copies a program, by another process: a thread of this one that starts something in the meantime would pass the copy's
+/// descriptor on for a moment, and a program that somebody may still write cannot be started ("text file busy").
+///
+/// # Panics
+///
+/// If `to` cannot be written.
+pub fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("--").args([from, to]).status();
+    assert!(
+        copied.is_ok_and(|status| status.success()),
+        "cannot copy {} to {}",
+        from.display(),
+        to.display()
+    );
+}
 
 /// A process with its output being read.
 #[derive(Debug)]

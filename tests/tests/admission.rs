@@ -14,6 +14,7 @@ use protocol::launch::ExitCode;
 use tests::client::{Client, Setup};
 use tests::helper::{END, beside_this_test, program};
 use tests::place::Place;
+use tests::process::copy_program;
 use tests::raw::{RawDisk, patient};
 use tests::require;
 use tests::wire::{Wire, code};
@@ -46,7 +47,7 @@ fn open_dir(dir: &Path) {
 /// A copy of a program, since the tree may lie where an ordinary user cannot go.
 fn copied(place: &Place, program: &Path) -> PathBuf {
     let copy = place.dir().join(program.file_name().expect("programs have names"));
-    fs::copy(program, &copy).expect("the place can be written");
+    copy_program(program, &copy);
     copy
 }
 

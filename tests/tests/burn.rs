@@ -228,3 +228,45 @@ fn rewriting_takes_no_more_space() {
     assert_eq!(free_bytes(&place.overlay_dir()), once);
     helper.terminate();
 }
+
+/// Whether a mark that a guest wrote two thousand times is anywhere in the image of a file system once the helper is gone.
+fn is_on_the_medium(options: &[&str]) -> Option<bool> {
+    const MARK: &[u8; 32] = b"what a guest wrote stays with it";
+    let place = disk_place();
+    let image = place.dir().join("ext4");
+    let mounted = Mounted::ext4(&image, 256, &place.overlay_dir())?;
+    let helper = options
+        .iter()
+        .fold(place.helper(), |helper, option| helper.option(option))
+        .start();
+    let encrypted = helper.report()["disk"]["overlay"]["encrypted"].as_bool();
+    assert_eq!(encrypted, Some(options.is_empty()));
+
+    let mut client = Client::connect(helper.socket(), Setup::default());
+    for index in 0..2000 {
+        // Whole clusters, and sectors of others.
+        let len = if index % 2 == 0 { 4096 } else { 512 };
+        client.write(index * 8192, &MARK.repeat(len / 32));
+    }
+    let sync = || fs::File::open(place.overlay_dir()).and_then(|dir| Ok(nix::unistd::syncfs(dir)?));
+    sync().expect("a mounted file system can be synced");
+    drop(client);
+    helper.terminate();
+    sync().expect("it is still mounted");
+    drop(mounted);
+
+    let medium = fs::read(image).expect("the image is a file of ours");
+    let (pieces, _) = medium.as_chunks::<32>();
+    Some(pieces.contains(MARK))
+}
+
+#[test]
+fn what_a_guest_wrote_is_not_on_the_medium() {
+    require!(root);
+    let Some(found) = is_on_the_medium(&["--no-encrypt"]) else {
+        require::skip("needs loop devices and mkfs.ext4");
+        return;
+    };
+    assert!(found, "the test looks in the wrong place");
+    assert_eq!(is_on_the_medium(&[]), Some(false));
+}

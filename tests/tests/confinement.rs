@@ -11,6 +11,7 @@ use tests::client::{Client, Setup};
 use tests::helper::{Helper, program};
 use tests::model::SECTOR;
 use tests::place::Place;
+use tests::process::copy_program;
 use tests::require;
 
 /// The user that a helper of root becomes.
@@ -289,7 +290,7 @@ fn no_forbidden_act_is_possible_for_an_ordinary_user_either() {
     require!(root);
     let place = Place::with_noise(1 << 20, 1);
     let copy = place.dir().join("blk-helper");
-    fs::copy(program(), &copy).unwrap();
+    copy_program(&program(), &copy);
 
     let output = Command::new(copy)
         .arg("--check-confinement")

@@ -12,6 +12,7 @@ use tests::abuse::assert_serves;
 use tests::client::{Client, Setup};
 use tests::helper::beside_this_test;
 use tests::place::Place;
+use tests::process::copy_program;
 use tests::require;
 
 /// The user that a helper of root becomes.
@@ -23,7 +24,7 @@ const NEIGHBOUR: u32 = 4711;
 fn stranger(place: &Place, uid: u32, arguments: &[&Path]) -> Output {
     // A copy, since the tree may lie where that user cannot go.
     let program = place.dir().join("stranger");
-    fs::copy(beside_this_test("stranger"), &program).expect("the place can be written");
+    copy_program(&beside_this_test("stranger"), &program);
     let mut command = Command::new(program);
     command.args(arguments).current_dir("/");
     if nix::unistd::geteuid().is_root() {

@@ -141,8 +141,8 @@ protocol::exit_codes! {
         NotConfined = 3 => "a required layer of confinement failed",
         /// A forbidden act was possible (`--check-confinement` only).
         ForbiddenActPossible = 4 => "--check-confinement: a forbidden act was possible",
-        /// The supervisor died.
-        ParentGone = 8 => "the supervisor died",
+        /// The supervisor was gone before the kernel could be asked for SIGKILL then.
+        ParentGone = 8 => "the supervisor died during the start; later that is SIGKILL",
         /// A bug: the process panicked.
         Panicked = 9 => "a bug: the process panicked",
         /// KVM refused to run the guest, or the event loop failed.

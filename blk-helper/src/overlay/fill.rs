@@ -14,6 +14,7 @@ use super::{CLUSTER, CLUSTER_BYTES, Overlay, OverlayError, Work};
 use crate::transfer::Buffers;
 use protocol::units::ByteRange;
 use std::io;
+use std::ops::Range;
 
 impl Overlay {
     /// Writes `from` to a run that is Clean or Zero, whose clusters become Dirty.
@@ -26,7 +27,7 @@ impl Overlay {
         let (for_head, rest) = from.split_at(head.len());
         let (for_whole, for_tail) = rest.split_at(whole.len());
         self.fill_part(head, run.state, work, |old| for_head.copy_to(old))?;
-        self.fill_whole(whole, for_whole)?;
+        self.fill_whole(whole, for_whole, work)?;
         self.fill_part(tail, run.state, work, |old| for_tail.copy_to(old))
     }
 
@@ -36,10 +37,10 @@ impl Overlay {
             match run.state {
                 State::Zero => {}
                 State::Dirty(slot) => {
-                    let zeros = [0; CLUSTER];
-                    let bytes = zeros.get(..length_of(part)).unwrap_or_default();
+                    let within = within_cluster(part);
+                    work.scratch.part(within.clone()).fill(0);
                     self.store
-                        .write_bytes(slot, run.within_cluster(), bytes)
+                        .write_part(slot, within, work.scratch)
                         .map_err(OverlayError::io("write zeros to the overlay"))?;
                 }
                 State::Clean => {
@@ -52,7 +53,7 @@ impl Overlay {
     }
 
     /// Gives slots to whole clusters and writes them straight from the guest's buffers.
-    fn fill_whole(&self, whole: ByteRange, from: Buffers<'_>) -> Result<(), OverlayError> {
+    fn fill_whole(&self, whole: ByteRange, from: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
         let mut clusters = clusters_of(whole);
         let mut rest = from;
         while !clusters.is_empty() {
@@ -61,7 +62,7 @@ impl Overlay {
             let now;
             (now, rest) = rest.split_at(slots.count.saturating_mul(CLUSTER_BYTES));
 
-            let written = self.store.write(slots.first, 0, now);
+            let written = self.store.write(slots.first, 0, now, work.scratch);
 
             self.commit(slots, clusters.start, written)?;
             clusters.start = clusters.start.saturating_add(slots.count);
@@ -82,19 +83,17 @@ impl Overlay {
         }
         let cluster = part.start() / CLUSTER_BYTES;
         let first_byte = cluster.saturating_mul(CLUSTER_BYTES);
-        let content = &mut *work.bounce;
+        let content = work.scratch.part(0..CLUSTER);
         content.fill(0);
         if state == State::Clean {
             self.base
                 .read_bytes(first_byte, content)
                 .map_err(OverlayError::io("read the base"))?;
         }
-        let offset = usize::try_from(part.start().saturating_sub(first_byte)).unwrap_or(CLUSTER);
-        let end = offset.saturating_add(length_of(part));
-        patch(content.get_mut(offset..end).unwrap_or_default());
+        patch(work.scratch.part(within_cluster(part)));
 
         let slots = self.slots().take(1)?;
-        let written = self.store.write_bytes(slots.first, 0, content);
+        let written = self.store.write_part(slots.first, 0..CLUSTER, work.scratch);
         self.commit(slots, cluster, written)
     }
 
@@ -114,7 +113,9 @@ impl Overlay {
     }
 }
 
-/// The length of a part of a cluster, for slices.
-fn length_of(part: ByteRange) -> usize {
-    usize::try_from(part.len()).unwrap_or(usize::MAX)
+/// Where in its cluster `part`, which lies within one, is.
+fn within_cluster(part: ByteRange) -> Range<usize> {
+    let start = part.start() % CLUSTER_BYTES;
+    let place = |byte: u64| usize::try_from(byte).unwrap_or(CLUSTER);
+    place(start)..place(start.saturating_add(part.len()))
 }

@@ -14,14 +14,15 @@
 //!
 //! The overlay file is a sequence of 4 KiB *slots*, handed out in order; the map says which slot holds a dirty cluster.
 //! So the file is as large as its use, whatever part of the disk the guest writes, and there is no format and no
-//! metadata on disk at all: when the process ends, the map is gone and the slots are freed. (They are not encrypted yet:
-//! what was in them can be read from the medium until it is overwritten or trimmed.)
+//! metadata on disk at all: when the process ends, the map is gone and the slots are freed. They are
+//! encrypted, under a key that is gone with it, unless the operator wants them in the clear.
 //!
 //! **Concurrency.** A request is executed in *slices*: its parts inside aligned 1 MiB regions. A slice holds its
-//! region's lock throughout: shared where no state changes (reads, and writes to dirty clusters), exclusive where one
-//! does. Hence a cluster's slot cannot be freed, or reused for another cluster, under a reader or writer of it; and what
-//! a fill prepares is seen by nobody until it is marked Dirty. A read concurrent with a write of the same bytes sees old
-//! or new bytes of *this* disk, never anything else; a read issued after a write completed sees the write.
+//! region's lock throughout: shared for reads, exclusive for whatever changes bytes or states. Hence a cluster's slot
+//! cannot be freed, or reused for another cluster, under a reader or writer of it; what a fill prepares is seen by nobody
+//! until it is marked Dirty; and no reader decrypts a block of which only a part has arrived in the file. A read
+//! concurrent with a write of the same bytes sees old or new bytes of *this* disk, never anything else; a read issued
+//! after a write completed sees the write.
 //!
 //! Knows nothing of virtio.
 
@@ -29,6 +30,7 @@ mod fill;
 mod map;
 mod regions;
 mod runs;
+mod scratch;
 mod slots;
 mod store;
 
@@ -47,6 +49,7 @@ use store::Store;
 use thiserror::Error;
 
 pub(crate) use regions::REGION_BYTES as SLICE_BYTES;
+pub(crate) use scratch::Scratch;
 pub(crate) use store::{OverlayDir, OverlayFile, OverlayFileError};
 
 /// Bytes in a cluster, and in a slot. A page: what guests' file systems write whole, so that nothing needs filling.
@@ -60,8 +63,8 @@ pub(crate) const CLUSTER: usize = 4096;
 pub(crate) struct Work<'w> {
     /// Set when the ring must stop: no further slice is begun.
     pub(crate) stop: &'w AtomicBool,
-    /// Room for one cluster.
-    pub(crate) bounce: &'w mut [u8; CLUSTER],
+    /// The worker's own.
+    pub(crate) scratch: &'w mut Scratch,
 }
 
 impl Work<'_> {
@@ -164,7 +167,7 @@ impl Overlay {
     ///
     /// # Errors
     /// [`OverlayError`]; what the buffers then hold is unspecified, but always bytes of this disk.
-    pub(crate) fn read(&self, range: ByteRange, into: Buffers<'_>, work: &Work<'_>) -> Result<(), OverlayError> {
+    pub(crate) fn read(&self, range: ByteRange, into: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
         let mut rest = into;
         for slice in range.pieces(REGION_BYTES) {
             work.go_on()?;
@@ -172,13 +175,13 @@ impl Overlay {
             for run in self.runs(slice) {
                 let now;
                 (now, rest) = rest.split_at(run.part.len());
-                self.read_run(run, now)?;
+                self.read_run(run, now, work)?;
             }
         }
         Ok(())
     }
 
-    fn read_run(&self, run: Run, into: Buffers<'_>) -> Result<(), OverlayError> {
+    fn read_run(&self, run: Run, into: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
         match run.state {
             State::Clean => self
                 .base
@@ -186,7 +189,7 @@ impl Overlay {
                 .map_err(OverlayError::io("read the base")),
             State::Dirty(slot) => self
                 .store
-                .read(slot, run.within_cluster(), into)
+                .read(slot, run.within_cluster(), into, work.scratch)
                 .map_err(OverlayError::io("read the overlay")),
             State::Zero => {
                 into.fill_zero();
@@ -205,31 +208,11 @@ impl Overlay {
             work.go_on()?;
             let now;
             (now, rest) = rest.split_at(slice.len());
-            if !self.rewrite(slice, now)? {
-                self.write_slice(slice, now, work)?;
-            }
+            self.write_slice(slice, now, work)?;
         }
         Ok(())
     }
 
-    /// Writes a slice in place if all its clusters are dirty; otherwise does nothing and says so.
-    fn rewrite(&self, slice: ByteRange, from: Buffers<'_>) -> Result<bool, OverlayError> {
-        let _shared = self.regions.shared(slice);
-        if !self.runs(slice).all(|run| matches!(run.state, State::Dirty(_))) {
-            return Ok(false);
-        }
-        let mut rest = from;
-        for run in self.runs(slice) {
-            let now;
-            (now, rest) = rest.split_at(run.part.len());
-            if let State::Dirty(slot) = run.state {
-                self.write_dirty(slot, run, now)?;
-            }
-        }
-        Ok(true)
-    }
-
-    /// Writes a slice whatever the state of its clusters.
     fn write_slice(&self, slice: ByteRange, from: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
         let _exclusive = self.regions.exclusive(slice);
         let mut rest = from;
@@ -237,17 +220,14 @@ impl Overlay {
             let now;
             (now, rest) = rest.split_at(run.part.len());
             match run.state {
-                State::Dirty(slot) => self.write_dirty(slot, run, now)?,
+                State::Dirty(slot) => self
+                    .store
+                    .write(slot, run.within_cluster(), now, work.scratch)
+                    .map_err(OverlayError::io("write the overlay"))?,
                 State::Clean | State::Zero => self.fill(run, now, work)?,
             }
         }
         Ok(())
-    }
-
-    fn write_dirty(&self, slot: Slot, run: Run, from: Buffers<'_>) -> Result<(), OverlayError> {
-        self.store
-            .write(slot, run.within_cluster(), from)
-            .map_err(OverlayError::io("write the overlay"))
     }
 
     /// Forgets the clusters that lie wholly within `range`; they read as zeros afterwards.

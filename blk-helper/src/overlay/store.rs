@@ -1,9 +1,11 @@
 //! The overlay's file: made without a name, read and written by slot, punched where slots are free.
 //!
-//! Only this file touches the overlay's descriptor; encryption would live here and nowhere else.
+//! Only this file touches the overlay's descriptor, and only here bytes are encrypted and decrypted: what is above knows
+//! plaintext only.
 
 use super::CLUSTER_BYTES;
 use super::map::Slot;
+use super::scratch::{SCRATCH_BYTES, SCRATCH_SLOTS, Scratch};
 use crate::transfer::{Buffers, read_at, write_at};
 use nix::fcntl::{FallocateFlags, OFlag, fallocate, open, openat};
 use nix::sys::stat::{Mode, fstat};
@@ -11,6 +13,7 @@ use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -160,18 +163,36 @@ impl Store {
     }
 
     /// Fills `into` from `slot` and its neighbours, beginning `within` bytes into it.
-    pub(super) fn read(&self, slot: Slot, within: u64, into: Buffers<'_>) -> io::Result<()> {
-        read_at(&self.file, offset(slot, within), into)
+    pub(super) fn read(&self, slot: Slot, within: u64, into: Buffers<'_>, scratch: &mut Scratch) -> io::Result<()> {
+        if !scratch.encrypts() {
+            return read_at(&self.file, offset(slot, within), into);
+        }
+        for (slot, part, now) in pieces(slot, within, into) {
+            let from = offset(slot, bytes(part.start));
+            self.file.file.read_exact_at(scratch.part(part.clone()), from)?;
+            scratch.decrypt(slot, part.end)?;
+            now.copy_from(scratch.part(part));
+        }
+        Ok(())
     }
 
     /// Writes `from` to `slot` and its neighbours, beginning `within` bytes into it.
-    pub(super) fn write(&self, slot: Slot, within: u64, from: Buffers<'_>) -> io::Result<()> {
-        write_at(&self.file, offset(slot, within), from)
+    pub(super) fn write(&self, slot: Slot, within: u64, from: Buffers<'_>, scratch: &mut Scratch) -> io::Result<()> {
+        if !scratch.encrypts() {
+            return write_at(&self.file, offset(slot, within), from);
+        }
+        for (slot, part, now) in pieces(slot, within, from) {
+            now.copy_to(scratch.part(part.clone()));
+            self.write_part(slot, part, scratch)?;
+        }
+        Ok(())
     }
 
-    /// Writes this process's own bytes.
-    pub(super) fn write_bytes(&self, slot: Slot, within: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.file.write_all_at(bytes, offset(slot, within))
+    /// Writes the `part` of `slot` and its neighbours that lies there in `scratch`, which is used up by it.
+    pub(super) fn write_part(&self, slot: Slot, part: Range<usize>, scratch: &mut Scratch) -> io::Result<()> {
+        scratch.encrypt(slot, part.end)?;
+        let to = offset(slot, bytes(part.start));
+        self.file.file.write_all_at(scratch.part(part), to)
     }
 
     /// Gives the space of `count` slots from `first` on back to the file system.
@@ -182,6 +203,31 @@ impl Store {
         let length = file_offset(count.saturating_mul(CLUSTER_BYTES))?;
         Ok(fallocate(&self.file, flags, start, length)?)
     }
+}
+
+/// Cuts `window`, which begins `within` bytes into `slot`, into pieces that fit into a scratch, each with its first slot and
+/// the place in the scratch that is its own.
+fn pieces(slot: Slot, within: u64, window: Buffers<'_>) -> impl Iterator<Item = (Slot, Range<usize>, Buffers<'_>)> {
+    let mut slot = slot;
+    let mut start = usize::try_from(within).unwrap_or(0);
+    let mut rest = window;
+    std::iter::from_fn(move || {
+        if rest.len() == 0 {
+            return None;
+        }
+        let now;
+        (now, rest) = rest.split_at(bytes(SCRATCH_BYTES.saturating_sub(start)));
+        let piece = (slot, start..start.saturating_add(now.len()), now);
+        // A run ends before the slots do.
+        slot = Slot(slot.0.saturating_add(SCRATCH_SLOTS));
+        start = 0;
+        Some(piece)
+    })
+}
+
+/// A length in memory, for files.
+fn bytes(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
 }
 
 /// Where in the file a byte of a slot is. Slots are 32-bit numbers, so this is below 2^44.

@@ -2,11 +2,15 @@
 
 use super::*;
 use crate::base::BaseSource;
+use crate::cipher::Cipher;
 use crate::transfer::GuestSlice;
 use proptest::prelude::*;
 use protocol::units::{Capacity, Sector, SectorCount};
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
+mod encryption;
 
 const SECTOR: usize = 512;
 
@@ -16,12 +20,17 @@ struct Bench {
     model: Vec<u8>,
     base: tempfile::NamedTempFile,
     pristine: Vec<u8>,
-    bounce: [u8; CLUSTER],
+    scratch: Scratch,
     stop: AtomicBool,
 }
 
 impl Bench {
+    /// An encrypted overlay.
     fn new(base_bytes: usize, limits: Limits) -> Self {
+        Self::with_or_without_cipher(base_bytes, limits, true)
+    }
+
+    fn with_or_without_cipher(base_bytes: usize, limits: Limits, encrypted: bool) -> Self {
         let pristine: Vec<u8> = (0..base_bytes)
             .map(|i| u8::try_from(i / 7 % 255).unwrap() + 1)
             .collect();
@@ -39,7 +48,7 @@ impl Bench {
             model,
             base,
             pristine,
-            bounce: [0; CLUSTER],
+            scratch: Scratch::new(encrypted.then(cipher)),
             stop: AtomicBool::new(false),
         }
     }
@@ -52,13 +61,13 @@ impl Bench {
     fn read(&mut self, sector: usize, count: usize) -> Vec<u8> {
         let mut memory = vec![0xee; count * SECTOR];
         let slices = [GuestSlice::from(&mut memory[..])];
-        let work = Work {
+        let mut work = Work {
             stop: &self.stop,
-            bounce: &mut self.bounce,
+            scratch: &mut self.scratch,
         };
         let disk = Capacity::of_image(self.model.len() as u64).unwrap();
         let range = disk.range(Sector(sector as u64), SectorCount(count as u64)).unwrap();
-        self.overlay.read(range, Buffers::new(&slices), &work).unwrap();
+        self.overlay.read(range, Buffers::new(&slices), &mut work).unwrap();
         memory
     }
 
@@ -68,7 +77,7 @@ impl Bench {
         let slices = [GuestSlice::from(data)];
         let mut work = Work {
             stop: &self.stop,
-            bounce: &mut self.bounce,
+            scratch: &mut self.scratch,
         };
         self.overlay.write(range, Buffers::new(&slices), &mut work)?;
         let start = sector * SECTOR;
@@ -80,7 +89,7 @@ impl Bench {
         let range = self.range(sector, count);
         let mut work = Work {
             stop: &self.stop,
-            bounce: &mut self.bounce,
+            scratch: &mut self.scratch,
         };
         self.overlay.write_zeroes(range, &mut work)?;
         self.model[sector * SECTOR..(sector + count) * SECTOR].fill(0);
@@ -91,7 +100,7 @@ impl Bench {
         let range = self.range(sector, count);
         let work = Work {
             stop: &self.stop,
-            bounce: &mut self.bounce,
+            scratch: &mut self.scratch,
         };
         self.overlay.discard(range, &work)?;
         let (start, end) = (sector * SECTOR, (sector + count) * SECTOR);
@@ -117,6 +126,16 @@ impl Bench {
     fn in_use(&self) -> u64 {
         self.overlay.slots().in_use()
     }
+}
+
+fn cipher() -> Cipher {
+    Cipher::with_new_key(1).unwrap().0.remove(0)
+}
+
+/// Scratches of one overlay.
+fn scratches(count: usize) -> Vec<Scratch> {
+    let (ciphers, _) = Cipher::with_new_key(count).unwrap();
+    ciphers.into_iter().map(|cipher| Scratch::new(Some(cipher))).collect()
 }
 
 const UNLIMITED: Limits = Limits {
@@ -145,9 +164,9 @@ proptest! {
     #[test]
     fn random_operations_agree_with_the_model(
         // More than two regions, so that requests cross them; the end is no multiple of a cluster or a sector.
-        tail in 0usize..9000, operations in operations()
+        tail in 0usize..9000, encrypted: bool, operations in operations()
     ) {
-        let mut bench = Bench::new((2 << 20) + 100_000 + tail, UNLIMITED);
+        let mut bench = Bench::with_or_without_cipher((2 << 20) + 100_000 + tail, UNLIMITED, encrypted);
         let sectors = bench.model.len() / SECTOR;
         for (operation, sector, count) in operations {
             let sector = sector.min(sectors - 1);
@@ -198,11 +217,7 @@ fn a_discarded_slot_is_used_again_and_shows_nothing_of_its_past() {
 
     bench.check();
     assert_eq!(bench.in_use(), 1);
-    let length = fs::File::from(bench.overlay.file().as_fd().try_clone_to_owned().unwrap())
-        .metadata()
-        .unwrap()
-        .len();
-    assert_eq!(length, CLUSTER_BYTES, "the file grew instead");
+    assert_eq!(medium(&bench).len(), CLUSTER, "the file grew instead");
 }
 
 #[test]
@@ -210,7 +225,7 @@ fn discarding_gives_the_space_back() {
     use std::os::unix::fs::MetadataExt;
     let mut bench = Bench::new(4 << 20, UNLIMITED);
     bench.write(0, &mut vec![0xaa; 4 << 20]).unwrap();
-    let file = fs::File::from(bench.overlay.file().as_fd().try_clone_to_owned().unwrap());
+    let file = file(&bench);
     file.sync_all().unwrap();
     assert!(file.metadata().unwrap().blocks() * 512 >= 4 << 20);
 
@@ -285,6 +300,18 @@ fn a_stopped_request_begins_no_slice() {
     bench.check();
 }
 
+fn file(bench: &Bench) -> fs::File {
+    bench.overlay.file().as_fd().try_clone_to_owned().unwrap().into()
+}
+
+/// The overlay's file as whoever gets the medium later would see it.
+fn medium(bench: &Bench) -> Vec<u8> {
+    let file = file(bench);
+    let mut found = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
+    file.read_exact_at(&mut found, 0).unwrap();
+    found
+}
+
 /// Sectors of one cluster are written by several threads at once, again and again from Clean and Zero: what a fill
 /// copies must never undo what another thread wrote.
 #[test]
@@ -293,19 +320,17 @@ fn concurrent_writes_to_different_sectors_of_a_cluster_all_survive() {
     let disk = Capacity::of_image(64 * CLUSTER_BYTES).unwrap();
     let overlay = &bench.overlay;
     let stop = AtomicBool::new(false);
+    let mut scratches = scratches(5);
+    let (own, others) = scratches.split_first_mut().unwrap();
     for round in 1..=20u8 {
         std::thread::scope(|scope| {
-            for thread in 0..4u64 {
+            for (thread, scratch) in (0..4u64).zip(&mut *others) {
                 let stop = &stop;
                 scope.spawn(move || {
-                    let mut bounce = [0; CLUSTER];
                     let mut data = [round * 10 + u8::try_from(thread).unwrap(); SECTOR];
                     let slices = [GuestSlice::from(&mut data[..])];
                     for cluster in 0..64 {
-                        let mut work = Work {
-                            stop,
-                            bounce: &mut bounce,
-                        };
+                        let mut work = Work { stop, scratch };
                         let range = disk.range(Sector(cluster * 8 + thread), SectorCount(1)).unwrap();
                         overlay.write(range, Buffers::new(&slices), &mut work).unwrap();
                     }
@@ -314,13 +339,12 @@ fn concurrent_writes_to_different_sectors_of_a_cluster_all_survive() {
         });
         let mut memory = vec![0; 64 * CLUSTER];
         let slices = [GuestSlice::from(&mut memory[..])];
-        let mut bounce = [0; CLUSTER];
-        let work = Work {
+        let mut work = Work {
             stop: &stop,
-            bounce: &mut bounce,
+            scratch: own,
         };
         let all = disk.range(Sector(0), disk.sectors()).unwrap();
-        overlay.read(all, Buffers::new(&slices), &work).unwrap();
+        overlay.read(all, Buffers::new(&slices), &mut work).unwrap();
         for (index, sector) in memory.chunks(SECTOR).enumerate() {
             let thread = u8::try_from(index % 8).unwrap();
             if thread < 4 {

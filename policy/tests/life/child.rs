@@ -223,7 +223,7 @@ impl Descriptors for Parts {
 fn live(twist: Twist) -> Result<Confined<Parts>, Failure> {
     let prepared = prepare(&PrepareSpec {
         die_with_parent: (twist == Twist::Bound).then_some(ParentDeath {
-            signal: signals::PARENT_DEATH,
+            signal: Signal::SIGUSR1,
         }),
         ..prepare_spec()
     })?;
@@ -351,7 +351,7 @@ pub(crate) fn attempt_of(acts: &[Act], name: &str, targets: &Targets) -> u8 {
 
 /// Lives bound to the parent.
 fn bound() -> Result<ExitCode, Failure> {
-    signals::exit_on(signals::PARENT_DEATH, 8, "the parent is gone\n")?;
+    signals::exit_on(Signal::SIGUSR1, 8, "the parent is gone\n")?;
     wait(Twist::Bound)
 }
 

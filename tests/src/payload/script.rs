@@ -71,7 +71,7 @@ const HANDLERS: [&[u8]; 17] = [
 const GO_TO: usize = 16;
 
 /// Fetches an entry (16 bytes: handler, place, value) and jumps to its handler.
-/// mov eax, [rsi]; mov edi, [rsi + 4]; mov rbx, [rsi + 8]; add rsi, 16; jmp rax
+/// `mov eax, [rsi]; mov edi, [rsi + 4]; mov rbx, [rsi + 8]; add rsi, 16; jmp rax`
 const NEXT: [u8; 16] = [
     0x8b, 0x06, 0x8b, 0x7e, 4, 0x48, 0x8b, 0x5e, 8, 0x48, 0x83, 0xc6, 16, 0xff, 0xe0, 0x90,
 ];

@@ -54,6 +54,18 @@ fn four_queues_on_four_threads_agree_with_the_model() {
     helper.terminate();
 }
 
+#[test]
+fn four_queues_in_the_clear_agree_with_the_model() {
+    let place = Place::with_noise(DISK, 8);
+    let helper = place.helper().option("--no-encrypt").value("--threads", "4").start();
+    let plan = plan(808, Notice::Eventfd);
+
+    let tally = agrees_with_the_model(&helper, place.content(), setup(plan, 4, true), plan);
+
+    assert!(tally.compared > plan.requests / 4);
+    helper.terminate();
+}
+
 /// Everything falls into sixteen clusters: all requests in flight are neighbours, and the fills race.
 #[test]
 fn a_tiny_disk_that_everybody_writes_to_agrees_with_the_model() {

@@ -140,7 +140,7 @@ fn version_and_help_are_for_people() {
         "--socket-path",
         "--overlay-limit",
         "--exit-on-disconnect",
-        "not encrypted",
+        "--no-encrypt",
     ] {
         assert!(help.contains(option), "{option} is missing from --help");
     }

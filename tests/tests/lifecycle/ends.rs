@@ -1,11 +1,14 @@
 //! How a helper ends: asked, left alone, or orphaned.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use protocol::launch::ExitCode;
 use tests::abuse::assert_serves;
 use tests::client::{Client, Setup};
@@ -90,10 +93,8 @@ fn exit_on_disconnect_waits_as_long_as_it_was_told() {
     assert!(begun.elapsed() > Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
-#[test]
-fn a_dead_parent_ends_the_helper() {
-    let place = Place::with_noise(1 << 20, 1);
-    nix::sys::prctl::set_child_subreaper(true).unwrap();
+/// A helper with `--die-with-parent` that is ready, and its parent.
+fn with_a_parent(place: &Place) -> (Child, Pid) {
     let script = r#""$@" >"$0" 2>/dev/null & echo $!; wait"#;
     let ready = place.dir().join("ready");
     let mut parent = Command::new("sh")
@@ -106,12 +107,11 @@ fn a_dead_parent_ends_the_helper() {
         .arg(place.overlay_dir())
         .arg("--socket-path")
         .arg(place.socket())
-        .stdout(std::process::Stdio::piped())
+        .stdout(Stdio::piped())
         .spawn()
-        .unwrap();
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(parent.stdout.take().unwrap()), &mut line).unwrap();
-    let orphan = nix::unistd::Pid::from_raw(line.trim().parse().unwrap());
+        .expect("there is a shell");
+    let said = BufReader::new(parent.stdout.take().expect("it was piped"));
+    let line = said.lines().next().expect("it says a line").expect("it is text");
     let begun = Instant::now();
     while fs::read(&ready).unwrap_or_default().is_empty() {
         assert!(
@@ -120,13 +120,35 @@ fn a_dead_parent_ends_the_helper() {
         );
         std::thread::sleep(Duration::from_millis(5));
     }
+    (parent, Pid::from_raw(line.parse().expect("it is a number")))
+}
 
-    parent.kill().unwrap();
-    parent.wait().unwrap();
-    let begun = Instant::now();
-    let status = nix::sys::wait::waitpid(orphan, None).unwrap();
+#[test]
+fn a_dead_parent_ends_the_helper_even_one_that_is_stopped() {
+    nix::sys::prctl::set_child_subreaper(true).unwrap();
+    for stopped in [false, true] {
+        let place = Place::with_noise(1 << 20, 1);
+        let (mut parent, orphan) = with_a_parent(&place);
+        if stopped {
+            kill(orphan, Signal::SIGSTOP).unwrap();
+        }
 
-    assert!(begun.elapsed() < END, "{:?}", begun.elapsed());
-    let expected = i32::from(ExitCode::ParentGone.number());
-    assert_eq!(status, nix::sys::wait::WaitStatus::Exited(orphan, expected));
+        parent.kill().unwrap();
+        parent.wait().unwrap();
+
+        let begun = Instant::now();
+        let mut ended = WaitStatus::StillAlive;
+        while ended == WaitStatus::StillAlive {
+            assert!(
+                begun.elapsed() < END,
+                "the helper outlives its parent; stopped: {stopped}"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+            ended = waitpid(orphan, Some(WaitPidFlag::WNOHANG)).unwrap();
+        }
+        assert!(
+            matches!(ended, WaitStatus::Signaled(_, Signal::SIGKILL, _)),
+            "{ended:?}"
+        );
+    }
 }

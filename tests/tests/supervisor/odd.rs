@@ -4,15 +4,15 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
+use nix::unistd::{Pid, mkfifo};
 use tests::helper::beside_this_test;
 use tests::place::Place;
 use tests::require;
-use tests::supervised::{END, Supervised, assert_gone};
+use tests::supervised::{END, Running, Supervised, assert_gone};
 
 use crate::support::{DISK, payload, turn, word};
 
@@ -111,16 +111,75 @@ fn a_report_that_nobody_reads_can_be_given_up() {
 }
 
 #[test]
-fn a_vmm_that_is_stopped_does_not_outlive_its_supervisor() {
+fn processes_that_are_stopped_do_not_outlive_their_supervisor() {
     require!(kvm);
     let _turn = turn();
     let place = Place::with_noise(DISK, 44);
     let run = payload(&place, |program| program.halt()).on_pipes();
     run.wait_for("hello", END);
     let processes = run.processes(2);
-    kill(run.process("mayfly-vmm"), Signal::SIGSTOP).unwrap();
+    for (_, process) in &processes {
+        kill(*process, Signal::SIGSTOP).unwrap();
+    }
 
     run.signal(Signal::SIGKILL);
 
     assert_gone(&processes);
+}
+
+/// A guest that reboots while its disk's helper is stopped, so that the helper takes no new VMM; the helper.
+fn rebooting_without_a_helper(place: &Place) -> (Running, Pid) {
+    let mut run = payload(place, |program| program.wait_for_key().reboot()).on_pipes();
+    run.wait_for("hello", END);
+    let helper = run.process("blk-helper");
+    kill(helper, Signal::SIGSTOP).expect("it runs");
+    run.type_in("x");
+    let begun = Instant::now();
+    while run.processes(1).iter().any(|(name, _)| name.starts_with("mayfly-vmm")) {
+        assert!(begun.elapsed() < END, "the guest does not reboot");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    (run, helper)
+}
+
+#[test]
+fn a_helper_that_takes_no_new_vmm_makes_nobody_deaf() {
+    require!(kvm);
+    let _turn = turn();
+    let place = Place::with_noise(DISK, 45);
+    let (mut run, _) = rebooting_without_a_helper(&place);
+    let processes = run.processes(1);
+
+    run.signal(Signal::SIGTERM);
+
+    let ended = run.wait_within(END);
+    assert_eq!(ended.code, Some(128 + 15), "{ended:?}");
+    assert_gone(&processes);
+}
+
+#[test]
+fn a_helper_that_dies_while_it_is_offered_a_new_vmm_is_named() {
+    require!(kvm);
+    let _turn = turn();
+    let place = Place::with_noise(DISK, 46);
+    let (mut run, helper) = rebooting_without_a_helper(&place);
+
+    kill(helper, Signal::SIGKILL).unwrap();
+
+    let ended = run.wait_within(END);
+    assert_eq!(ended.code, Some(12), "{ended:?}");
+    assert!(ended.stderr.contains("killed by SIGKILL"), "{ended:?}");
+}
+
+#[test]
+fn a_vmm_that_will_never_be_ready_is_not_called_slow() {
+    require!(kvm);
+    let _turn = turn();
+    let place = Place::with_noise(4096, 47);
+
+    let ended = scripted(&place, "exec >&-; sleep 20").output();
+
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("closed its standard output"), "{ended:?}");
 }

@@ -35,7 +35,7 @@ fn on_a_terminal_there_are_keys_and_it_is_given_back_as_it_was() {
     run.wait_for("saving is not there yet", END);
     run.type_in("\x01c");
     run.wait_for("disk vda (base.raw): process ", END);
-    run.wait_for("overlay 0 bytes of 16 MiB (not encrypted)", END);
+    run.wait_for("overlay 0 bytes of 16 MiB", END);
     run.wait_for("weaker confinement", END);
     let processes = run.processes(2);
     run.type_in("\x01x");

@@ -190,7 +190,8 @@ fn arrange_ends() -> Result<(), Errno> {
     signals::exit_on(
         Signal::SIGALRM,
         MachineExit::DiskGone.number(),
-        "mayfly-vmm: error: a disk's backend does not answer; the guest is stopped\n",
+        "mayfly-vmm: error: a disk's backend does not answer; if others can reach it too, another VMM may be using \
+         it; the guest is stopped\n",
     )?;
     signals::ignore(Signal::SIGPIPE)
 }

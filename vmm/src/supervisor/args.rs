@@ -65,7 +65,7 @@ pub(crate) struct Run {
 #[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
 pub(crate) struct Options {
     /// A raw image or block device that the guest sees as a disk and never changes; the first is /dev/vda. Options:
-    /// ro, overlay-dir=DIR, overlay-limit=SIZE, serial=ID, raw-anyway. May be given more than once
+    /// ro, overlay-dir=DIR, overlay-limit=SIZE, serial=ID, raw-anyway, no-encrypt. May be given more than once
     #[arg(long, value_name = "IMAGE[,ro][,OPTION=VALUE...]")]
     pub(crate) disk: Vec<Disk>,
 

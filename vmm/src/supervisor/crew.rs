@@ -92,7 +92,7 @@ impl Crew {
         Ok(connections)
     }
 
-    /// Connects each disk's backend anew, for another VMM.
+    /// Connects each disk's backend anew, for another VMM; a helper has still to accept that ([`Self::accepted`]).
     ///
     /// # Errors
     /// [`CrewError`].
@@ -102,7 +102,7 @@ impl Crew {
             .map(|(disk, helper)| match (&disk.backend, helper) {
                 (Backend::Helper { .. }, Some(helper)) => {
                     let (connection, frontend) = pair()?;
-                    helper.control.attach(&frontend).map_err(|source| CrewError::Attach {
+                    helper.control.offer(&frontend).map_err(|source| CrewError::Attach {
                         disk: disk.name.clone(),
                         source,
                     })?;
@@ -115,6 +115,28 @@ impl Crew {
                 }),
             })
             .collect()
+    }
+
+    /// Whether a helper has not yet said whether it accepts its new connection.
+    pub(crate) fn is_asked(&self) -> bool {
+        let mut helpers = self.helpers.iter().flatten();
+        helpers.any(|helper| helper.control.is_open())
+    }
+
+    /// Whether the helpers have accepted their new connections.
+    ///
+    /// # Errors
+    /// One did not.
+    pub(crate) fn accepted(&mut self, plan: &Plan) -> Result<(), CrewError> {
+        for (disk, helper) in plan.disks.iter().zip(&mut self.helpers) {
+            if let Some(helper) = helper {
+                helper.control.accepted().map_err(|source| CrewError::Attach {
+                    disk: disk.name.clone(),
+                    source,
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// Starts a VMM on these connections, and connects the console to it.

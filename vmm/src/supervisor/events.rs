@@ -19,6 +19,8 @@ pub(crate) enum Source {
     Signal,
     /// A disk's helper said or did something.
     Helper(usize, Stream),
+    /// A disk's helper answered.
+    Answer(usize),
     /// The VMM said or did something.
     Machine(Stream),
     /// Something was typed.
@@ -55,6 +57,8 @@ pub(crate) fn wait(signals: &Signals, crew: &Crew, console: &Console, limit: Dur
             watched.extend(
                 streams(&helper.child).map(|(stream, event)| (Source::Helper(index, stream), event, PollFlags::POLLIN)),
             );
+            let answer = helper.control.event();
+            watched.extend(answer.map(|event| (Source::Answer(index), event, PollFlags::POLLIN)));
         }
     }
     if let Some(machine) = &crew.machine {

@@ -204,7 +204,11 @@ fn helper(index: usize, name: &str, serial: &str, disk: &Disk, settings: &Settin
             args.push(format!("--overlay-limit={}", limit.0).into());
         }
     }
-    let switches = [(disk.raw_anyway, "--raw-anyway"), (settings.verbose, "--verbose")];
+    let switches = [
+        (disk.raw_anyway, "--raw-anyway"),
+        (disk.no_encrypt, "--no-encrypt"),
+        (settings.verbose, "--verbose"),
+    ];
     args.extend(switches.into_iter().filter(|(on, _)| *on).map(|(_, name)| name.into()));
     Job {
         name: format!("disk {name}"),

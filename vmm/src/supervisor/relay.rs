@@ -93,17 +93,33 @@ impl Relay {
         self.lost = 0;
     }
 
-    /// Passes on everything that is left, for a process that ended: a pipe's worth at most.
+    /// Passes on what is left, for a process that ended: of a pipe's worth the last lines, as many as fit a second. What it said
+    /// last is why it ended.
     pub(super) fn finish(&mut self, name: &str, verbose: bool) {
-        const PIPE_PIECES: usize = 16;
-        // What it said last is why it ended: that has a second of its own.
+        let left = self.rest();
+        let most = usize::try_from(LINES_A_SECOND).unwrap_or(usize::MAX);
+        let passed_over = left.len().saturating_sub(most);
+        self.lost = self.lost.saturating_add(u32::try_from(passed_over).unwrap_or(u32::MAX));
         self.begin_second(name);
-        for _ in 0..PIPE_PIECES {
-            if self.pipe.is_some() {
-                self.pass_on(name, verbose);
-            }
+        for line in left.iter().skip(passed_over) {
+            show(name, line, verbose);
         }
-        self.pipe = None;
+    }
+
+    /// All the lines that are left in the pipe, which is not read any more then.
+    fn rest(&mut self) -> Vec<String> {
+        const PIPE_PIECES: usize = 16;
+        let mut lines = Vec::new();
+        if let Some(pipe) = self.pipe.take() {
+            let mut piece = [0; 4096];
+            for _ in 0..PIPE_PIECES {
+                // Nothing, or nothing yet from somebody else who holds the other end: nobody waits for that.
+                let count = read(&pipe, &mut piece).unwrap_or(0);
+                lines.extend(self.lines.feed(piece.get(..count).unwrap_or_default()));
+            }
+            lines.extend(self.lines.rest());
+        }
+        lines
     }
 }
 
@@ -185,6 +201,7 @@ fn readable(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::fcntl::OFlag;
 
     #[test]
     fn lines_are_put_together_from_pieces() {
@@ -194,6 +211,20 @@ mod tests {
         assert_eq!(lines.feed(b"or: x\r\n\n  \nnext"), ["blk-helper: error: x"]);
         assert_eq!(lines.rest(), Some("next".to_owned()));
         assert_eq!(lines.rest(), None);
+    }
+
+    #[test]
+    fn of_a_process_that_ended_the_last_line_is_there() {
+        let (ours, theirs) = nix::unistd::pipe2(OFlag::O_NONBLOCK).unwrap();
+        let said: String = (0..2000).map(|number| format!("line {number}\n")).collect();
+        nix::unistd::write(&theirs, format!("{said}why").as_bytes()).unwrap();
+        drop(theirs);
+        let mut relay = Relay::new(ours);
+
+        let left = relay.rest();
+
+        assert_eq!((left.len(), left.last().map(String::as_str)), (2001, Some("why")));
+        assert!(relay.event().is_none());
     }
 
     #[test]

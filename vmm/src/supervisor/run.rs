@@ -8,6 +8,7 @@
 //!
 //! What happens comes from [`super::events`], one thing at a time, and [`react`] deals with it; here is what follows in the large.
 
+mod again;
 mod react;
 
 use super::child::Child;
@@ -30,8 +31,9 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
-/// How long a process may take to say READY. It takes milliseconds; the rest is a loaded machine.
-const START: Duration = Duration::from_secs(30);
+/// How long a process may take to say READY. It takes milliseconds; the rest is a loaded machine. Longer than a VMM waits for a
+/// disk's backend, since the VMM knows better what to say of that.
+const START: Duration = Duration::from_secs(35);
 
 /// How long what the guest printed last may take to be passed on, when nobody takes it.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -58,6 +60,10 @@ pub(crate) enum RunError {
     Ended { name: String, how: String, code: Code },
     #[error("{name} was not ready within {} s; is this machine overloaded?", START.as_secs())]
     Silent { name: String },
+    #[error(
+        "{name} closed its standard output or said too much there, and no line that it is ready; what it logged is above"
+    )]
+    Unready { name: String },
     #[error("cannot wait for what happens")]
     Wait(#[source] Errno),
     #[error("cannot write the report of --report")]
@@ -71,7 +77,9 @@ impl RunError {
     pub(crate) const fn code(&self) -> Code {
         match self {
             Self::Ended { code, .. } => *code,
-            Self::Crew(_) | Self::Silent { .. } | Self::Report(_) | Self::Terminal(_) => Code::CannotStart,
+            Self::Crew(_) | Self::Silent { .. } | Self::Unready { .. } | Self::Report(_) | Self::Terminal(_) => {
+                Code::CannotStart
+            }
             Self::Wait(_) => Code::RunFailed,
         }
     }
@@ -159,7 +167,10 @@ impl<'a> Run<'a> {
             if let Some(end) = self.conclude(status)?.or_else(|| self.lost_helper()) {
                 return Ok(end);
             }
-            connections = self.crew.connect_again(self.plan)?;
+            connections = match self.connect_again()? {
+                Ok(connections) => connections,
+                Err(end) => return Ok(end),
+            };
         }
     }
 
@@ -203,7 +214,11 @@ impl<'a> Run<'a> {
             .processes()
             .find_map(|child| child.ended().map(|status| (child, status)));
         let Some((child, status)) = ended else {
-            let late = self.crew.processes().find(|child| child.is_ready() != Some(true));
+            if let Some(child) = self.crew.processes().find(|child| child.is_ready() == Some(false)) {
+                let name = child.name().to_owned();
+                return RunError::Unready { name };
+            }
+            let late = self.crew.processes().find(|child| child.is_ready().is_none());
             let name = late.map_or("a process", |child| child.name()).to_owned();
             return RunError::Silent { name };
         };

@@ -1,11 +1,13 @@
 //! What C-a c shows: the processes, what confines them, and how full the overlays are.
 
 use super::child::Child;
+use super::control::{ControlError, PATIENCE};
 use super::crew::{Crew, Helper};
 use super::host::Engine;
 use super::plan::{Backend, Plan, PlannedDisk};
 use super::qemu;
 use policy::logging::chain;
+use protocol::control::Status;
 use protocol::size::show;
 use serde::Deserialize;
 use std::fmt::Write;
@@ -35,35 +37,44 @@ pub(crate) fn text(plan: &Plan, crew: &mut Crew, began: Instant, reboots: u32) -
             }
         );
     }
-    for (disk, helper) in plan.disks.iter().zip(&mut crew.helpers) {
+    // All are asked before one is waited for: those that are stuck cost one wait together.
+    let ask = |helper: &mut Helper| helper.control.ask_status();
+    let questions: Vec<_> = crew.helpers.iter_mut().map(|helper| helper.as_mut().map(ask)).collect();
+    let end = Instant::now() + PATIENCE;
+    for ((disk, helper), question) in plan.disks.iter().zip(&mut crew.helpers).zip(questions) {
+        let served = helper.as_mut().zip(question);
+        let served = served.map(|(helper, question)| {
+            let status = question.and_then(|question| helper.control.status(question, end));
+            (&helper.child, status)
+        });
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "  {}", disk_line(disk, helper.as_mut()));
+        let _ = writeln!(text, "  {}", disk_line(disk, served));
     }
     text
 }
 
-fn disk_line(disk: &PlannedDisk, helper: Option<&mut Helper>) -> String {
+fn disk_line(disk: &PlannedDisk, served: Option<(&Child, Result<Status, ControlError>)>) -> String {
     let name = &disk.name;
-    let Some(helper) = helper else {
+    let Some((helper, status)) = served else {
         return match &disk.backend {
             Backend::Socket(path) => format!("disk {name}: served by others at {}", path.display()),
             Backend::Helper { .. } => format!("disk {name}: not served"),
         };
     };
-    let confinement = confinement(&helper.child);
-    let state = match helper.control.status() {
+    let confinement = confinement(helper);
+    let state = match status {
         Err(error) => format!("no status: {}", chain(&error)),
         Ok(status) => match status.overlay {
             None => format!("{}, read-only", show(status.disk_bytes)),
             Some(overlay) => format!(
-                "{}, overlay {} of {} (not encrypted)",
+                "{}, overlay {} of {}",
                 show(status.disk_bytes),
                 show(overlay.used_bytes),
                 show(overlay.limit_bytes)
             ),
         },
     };
-    format!("disk {name}: process {}, {state}; {confinement}", helper.child.pid())
+    format!("disk {name}: process {}, {state}; {confinement}", helper.pid())
 }
 
 /// What is read of a report: the names of its layers.

@@ -60,6 +60,7 @@ pub(crate) struct Disk {
     pub(crate) image: PathBuf,
     pub(crate) read_only: bool,
     pub(crate) raw_anyway: bool,
+    pub(crate) no_encrypt: bool,
     pub(crate) overlay_dir: Option<PathBuf>,
     pub(crate) overlay_limit: Option<Size>,
     pub(crate) serial: Option<String>,
@@ -82,18 +83,20 @@ impl FromStr for Disk {
             match part.split_once('=') {
                 None if part == "ro" => disk.read_only = true,
                 None if part == "raw-anyway" => disk.raw_anyway = true,
+                None if part == "no-encrypt" => disk.no_encrypt = true,
                 Some(("overlay-dir", dir)) if !dir.is_empty() => disk.overlay_dir = Some(dir.into()),
                 Some(("overlay-limit", limit)) => disk.overlay_limit = Some(limit.parse()?),
                 Some(("serial", serial)) => disk.serial = Some(serial_number(serial)?),
                 None | Some(_) => {
                     return Err(format!(
-                        "{part:?} is not an option of a disk; those are ro, raw-anyway, overlay-dir=DIR, \
-                         overlay-limit=SIZE and serial=ID (write a comma that belongs to a path twice)"
+                        "{part:?} is not an option of a disk; those are ro, raw-anyway, no-encrypt, \
+                         overlay-dir=DIR, overlay-limit=SIZE and serial=ID (write a comma that belongs to a path twice)"
                     ));
                 }
             }
         }
-        if disk.read_only && (disk.overlay_dir.is_some() || disk.overlay_limit.is_some()) {
+        let overlaid = disk.no_encrypt || disk.overlay_dir.is_some() || disk.overlay_limit.is_some();
+        if disk.read_only && overlaid {
             return Err("a disk that is only read (ro) has no overlay".into());
         }
         Ok(disk)

@@ -54,14 +54,6 @@ impl Process {
         })
     }
 
-    /// The part of its report at a JSON pointer.
-    pub(crate) fn reported(&self, pointer: &'static str) -> Result<&Value, Failure> {
-        self.report.pointer(pointer).ok_or_else(|| Failure::Report {
-            program: self.program.clone(),
-            what: pointer,
-        })
-    }
-
     /// What it said of one side of its confinement: a helper says more than that.
     pub(crate) fn confinement(&self, side: &'static str) -> Result<&[Value], Failure> {
         let confinement = self.report.get("confinement").unwrap_or(&self.report);
@@ -158,11 +150,6 @@ impl Crew {
             }
             thread::sleep(STEP);
         }
-    }
-
-    /// Whether the overlay is encrypted.
-    pub(crate) fn encrypts(&self) -> Result<bool, Failure> {
-        Ok(self.helper.reported("/disk/overlay/encrypted")? == &Value::Bool(true))
     }
 
     /// `/proc/PID/fd/N` of the overlay.

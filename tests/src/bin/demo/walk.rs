@@ -28,7 +28,6 @@ pub(crate) fn run(workshop: &Workshop, mib: u64) -> Result<bool, Failure> {
     let before = base(&mut stage, workshop)?;
 
     let mut life = begin::start(&mut stage, workshop)?;
-    let encrypted = life.crew.encrypts()?;
     begin::boot(&mut stage, workshop, &mut life)?;
     holders::show(&mut stage, workshop, &life.crew)?;
     let wrote = burn::write(&mut stage, workshop, &mut life, mib)?;
@@ -39,12 +38,6 @@ pub(crate) fn run(workshop: &Workshop, mib: u64) -> Result<bool, Failure> {
 
     base_again(&mut stage, workshop, &before)?;
     let kept = stage.summary();
-    if !encrypted {
-        stage.say(
-            "Not promised yet: the overlay is not encrypted. Its freed blocks keep what the guest wrote until the \
-             host's disk overwrites or trims them.",
-        );
-    }
     stage.say("'make demo-shell' gives you a guest of your own, to ruin as you like.");
     stage.gap();
     Ok(kept)

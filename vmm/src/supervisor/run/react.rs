@@ -17,6 +17,13 @@ impl Run<'_> {
         match source {
             Source::Signal => self.heed_signals(),
             Source::Helper(index, stream) => self.hear_helper(index, stream),
+            Source::Answer(index) => {
+                let helper = self.crew.helpers.get_mut(index).and_then(Option::as_mut);
+                if let Some(helper) = helper {
+                    helper.control.hear();
+                }
+                None
+            }
             Source::Machine(stream) => {
                 self.hear_machine(stream);
                 None

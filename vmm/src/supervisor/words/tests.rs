@@ -9,7 +9,7 @@ fn refused<T: FromStr<Err = String> + std::fmt::Debug>(text: &str, because: &str
 
 #[test]
 fn a_disk_is_a_path_and_options() {
-    let disk: Disk = "a.raw,overlay-dir=/fast,overlay-limit=10G,serial=x,raw-anyway"
+    let disk: Disk = "a.raw,overlay-dir=/fast,overlay-limit=10G,serial=x,raw-anyway,no-encrypt"
         .parse()
         .unwrap();
 
@@ -19,6 +19,7 @@ fn a_disk_is_a_path_and_options() {
             image: "a.raw".into(),
             read_only: false,
             raw_anyway: true,
+            no_encrypt: true,
             overlay_dir: Some("/fast".into()),
             overlay_limit: Some(Size(10 << 30)),
             serial: Some("x".into()),

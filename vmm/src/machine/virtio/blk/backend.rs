@@ -40,6 +40,12 @@ pub(crate) enum BackendError {
         #[source]
         source: VhostError,
     },
+    /// The backend went away when it should have answered.
+    #[error("the backend failed to {doing}: it closed the connection before its answer was complete")]
+    Cut {
+        /// What the message is for.
+        doing: &'static str,
+    },
     /// The backend is of another kind or too old.
     #[error("the backend has no {0}: is it a vhost-user-blk backend that follows virtio 1.0 or later?")]
     Lacking(&'static str),
@@ -53,7 +59,14 @@ pub(crate) enum BackendError {
 
 impl BackendError {
     fn message(doing: &'static str) -> impl Fn(VhostError) -> Self {
-        move |source| Self::Message { doing, source }
+        move |source| {
+            // The library's word for a connection that ended before an answer did, even before it began.
+            if matches!(source, VhostError::VhostUserProtocol(MessageError::PartialMessage)) {
+                Self::Cut { doing }
+            } else {
+                Self::Message { doing, source }
+            }
+        }
     }
 
     /// Whether the backend, in good health, only does not want what the guest wants.
@@ -64,7 +77,7 @@ impl BackendError {
                 source,
                 VhostError::VhostUserProtocol(MessageError::BackendInternalError)
             ),
-            Self::Socket(_) | Self::Lacking(_) => false,
+            Self::Socket(_) | Self::Cut { .. } | Self::Lacking(_) => false,
         }
     }
 }

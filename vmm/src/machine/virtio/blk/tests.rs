@@ -220,7 +220,7 @@ fn a_backend_of_another_kind_is_not_accepted() {
         hangs_up: Some(GET_CONFIG),
         ..Fake::default()
     };
-    assert!(matches!(rude.disk().err().unwrap(), BackendError::Message { .. }));
+    assert!(matches!(rude.disk().err().unwrap(), BackendError::Cut { .. }));
 }
 
 #[test]

@@ -1,0 +1,182 @@
+//! AES-256-XTS, with every byte of the key and of its schedules in key memory.
+//!
+//! The library (AWS-LC) expands keys into memory that it asks its allocator for. The allocator it is given here knows one
+//! place only: the key memory of the ciphers that are just being made. Besides that, and after that, it has none to give.
+//!
+//! A *unit* is what one tweak covers. XTS treats the 16-byte blocks of a unit one by one, each by its position: a block that
+//! keeps its bytes and its place keeps its ciphertext, whatever its neighbours become. It does not authenticate.
+//!
+//! Knows nothing of disks.
+#![allow(unsafe_code, reason = "listed: the library's interface is unsafe")]
+
+use crate::key_memory::{KeyMemory, KeyMemoryError, KeyMemoryFacts};
+use aws_lc_sys::{
+    CRYPTO_set_mem_functions, EVP_CIPHER_CTX, EVP_CIPHER_CTX_new, EVP_Cipher, EVP_CipherInit_ex, EVP_aes_256_xts,
+};
+use rustix::rand::{GetRandomFlags, getrandom};
+use std::cell::RefCell;
+use std::ffi::{c_char, c_int, c_void};
+use std::io;
+use std::num::NonZeroUsize;
+use std::ptr::{NonNull, null, null_mut};
+use std::sync::{Arc, LazyLock};
+use thiserror::Error;
+
+/// Bytes of a key: one for the blocks, one for the tweaks.
+const KEY_BYTES: usize = 64;
+
+/// Key memory for a cipher: two contexts of some 750 bytes. One that does not fit is an error at the start.
+const CIPHER_BYTES: usize = 2048;
+
+/// Bytes of a block.
+const BLOCK_BYTES: usize = 16;
+
+/// Why there is no cipher.
+#[derive(Debug, Error)]
+pub(crate) enum CipherError {
+    #[error("no memory for the overlay's key")]
+    Memory(#[from] KeyMemoryError),
+    #[error("cannot get random bytes for the overlay's key")]
+    Random(#[source] io::Error),
+    #[error("the cryptographic library does not take the overlay's key")]
+    Library,
+}
+
+/// One thread's use of a key.
+#[derive(Debug)]
+pub(crate) struct Cipher {
+    encrypting: Context,
+    decrypting: Context,
+}
+
+impl Cipher {
+    /// `count` ciphers with one new key, which nobody has seen, and what the kernel says of the memory they live in.
+    ///
+    /// # Errors
+    /// [`CipherError`].
+    pub(crate) fn with_new_key(count: usize) -> Result<(Vec<Self>, KeyMemoryFacts), CipherError> {
+        let bytes = count.saturating_mul(CIPHER_BYTES).saturating_add(KEY_BYTES);
+        let pages = NonZeroUsize::new(bytes.next_multiple_of(4096)).ok_or(CipherError::Library)?;
+        let memory = Arc::new(KeyMemory::new(pages)?);
+        let place = memory.take(KEY_BYTES).ok_or(CipherError::Library)?;
+        // SAFETY: `take` gave these bytes to this function alone, zeroed, and `memory` outlives it.
+        let key = unsafe { place.cast::<[u8; KEY_BYTES]>().as_mut() };
+        fill_random(key)?;
+        let ciphers = (0..count).map(|_| Self::new(key, &memory)).collect::<Result<_, _>>()?;
+        Ok((ciphers, memory.facts().clone()))
+    }
+
+    fn new(key: &[u8; KEY_BYTES], memory: &Arc<KeyMemory>) -> Result<Self, CipherError> {
+        Ok(Self {
+            encrypting: Context::new(key, 1, memory)?,
+            decrypting: Context::new(key, 0, memory)?,
+        })
+    }
+
+    /// Encrypts `bytes`, whole blocks from the beginning of `unit` on, in place.
+    ///
+    /// # Errors
+    /// They are not whole blocks. What `bytes` then holds must not be used.
+    pub(crate) fn encrypt(&mut self, unit: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.encrypting.apply(unit, bytes)
+    }
+
+    /// Undoes [`Self::encrypt`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn decrypt(&mut self, unit: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.decrypting.apply(unit, bytes)
+    }
+}
+
+fn fill_random(key: &mut [u8; KEY_BYTES]) -> Result<(), CipherError> {
+    let random = |errno: rustix::io::Errno| CipherError::Random(errno.into());
+    // So few bytes come whole, once the kernel's generator is seeded; until then the call waits.
+    match getrandom(&mut *key, GetRandomFlags::empty()).map_err(random)? {
+        KEY_BYTES => Ok(()),
+        _ => Err(CipherError::Random(io::ErrorKind::UnexpectedEof.into())),
+    }
+}
+
+/// A key, expanded for one direction. It is never freed by itself: its memory goes with the key memory.
+#[derive(Debug)]
+struct Context {
+    context: NonNull<EVP_CIPHER_CTX>,
+    _memory: Arc<KeyMemory>,
+}
+
+// SAFETY: the compiler says no because of the raw pointer. What it points to belongs to this value alone (no function hands
+// the pointer out), and the library ties no context to a thread.
+unsafe impl Send for Context {}
+
+impl Context {
+    fn new(key: &[u8; KEY_BYTES], direction: c_int, memory: &Arc<KeyMemory>) -> Result<Self, CipherError> {
+        if !*ALLOCATOR_IS_OURS {
+            return Err(CipherError::Library);
+        }
+        MAKING.set(Some(Arc::clone(memory)));
+        let context = expand(key, direction);
+        MAKING.set(None);
+        Ok(Self {
+            context: context.ok_or(CipherError::Library)?,
+            _memory: Arc::clone(memory),
+        })
+    }
+
+    fn apply(&mut self, unit: u64, bytes: &mut [u8]) -> io::Result<()> {
+        if bytes.is_empty() || !bytes.len().is_multiple_of(BLOCK_BYTES) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let tweak = u128::from(unit).to_le_bytes();
+        let context = self.context.as_ptr();
+        // SAFETY: `new` made the context, which lives in the key memory that `self` keeps; the tweak has the 16 bytes that
+        // this cipher reads and copies.
+        let set = unsafe { EVP_CipherInit_ex(context, null(), null_mut(), null(), tweak.as_ptr(), -1) };
+        // SAFETY: as above; this cipher reads `len` bytes and writes as many, and may do so in place.
+        let done = unsafe { EVP_Cipher(context, bytes.as_mut_ptr(), bytes.as_ptr(), bytes.len()) };
+        if (set, done) == (1, 1) {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::InvalidInput.into())
+        }
+    }
+}
+
+/// Makes a context where [`MAKING`] says, with the key expanded inside.
+fn expand(key: &[u8; KEY_BYTES], direction: c_int) -> Option<NonNull<EVP_CIPHER_CTX>> {
+    // SAFETY: no conditions.
+    let context = NonNull::new(unsafe { EVP_CIPHER_CTX_new() })?;
+    // SAFETY: no conditions; it is a constant of the library.
+    let cipher = unsafe { EVP_aes_256_xts() };
+    // SAFETY: a fresh context, and a key of the 64 bytes that this cipher reads; it keeps no pointer to them.
+    let made = unsafe { EVP_CipherInit_ex(context.as_ptr(), cipher, null_mut(), key.as_ptr(), null(), direction) };
+    (made == 1).then_some(context)
+}
+
+thread_local! {
+    /// Where the library allocates on this thread: the key memory of the context that is being made.
+    static MAKING: RefCell<Option<Arc<KeyMemory>>> = const { RefCell::new(None) };
+}
+
+/// Whether the library allocates as it is told to here. It is told before it first allocates.
+static ALLOCATOR_IS_OURS: LazyLock<bool> = LazyLock::new(|| {
+    // SAFETY: the three functions do what `malloc`, `realloc` and `free` promise, of which failing is a part.
+    unsafe { CRYPTO_set_mem_functions(Some(allocate), Some(reallocate), Some(free)) == 1 }
+});
+
+extern "C" fn allocate(bytes: usize, _file: *const c_char, _line: c_int) -> *mut c_void {
+    let place = MAKING.try_with(|making| making.borrow().as_ref()?.take(bytes));
+    place.ok().flatten().map_or(null_mut(), |place| place.as_ptr().cast())
+}
+
+/// Nothing that holds a key grows.
+extern "C" fn reallocate(_place: *mut c_void, _bytes: usize, _file: *const c_char, _line: c_int) -> *mut c_void {
+    null_mut()
+}
+
+/// Key memory goes as a whole.
+extern "C" fn free(_place: *mut c_void, _file: *const c_char, _line: c_int) {}
+
+#[cfg(test)]
+mod tests;
