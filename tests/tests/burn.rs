@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use protocol::launch::ExitCode;
 use tests::abuse::assert_serves;
 use tests::client::{Client, Setup};
-use tests::helper::{END, Helper};
+use tests::helper::Helper;
 use tests::mounted::{Mounted, free_bytes};
 use tests::place::Place;
 use tests::raw::{DATA, Desc, OUT, RawDisk, SMALL, linked, request_header};
@@ -18,9 +18,21 @@ use tests::rng::Rng;
 
 const DISK: u64 = 48 << 20;
 
+/// How long an end may take that nobody promised to be quick.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// How many times to kill: `MAYFLY_KILLS`, or enough for a quick look.
 fn kills() -> u32 {
     std::env::var("MAYFLY_KILLS").map_or(20, |text| text.parse().expect("MAYFLY_KILLS is a number"))
+}
+
+/// Says stop when it goes, also where a panic is why: whoever waits for the load to end must not wait for ever.
+struct Stops<'a>(&'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Writes to random places, many at once, until told to stop, whether or not anybody answers.
@@ -61,6 +73,7 @@ fn burns(place: &Place, overlay_dir: &Path, seed: u64, tolerance: u64, end: impl
     let mut lowest = before;
 
     std::thread::scope(|scope| {
+        let _stops = Stops(&stop);
         scope.spawn(|| load(&mut disk, seed, &stop));
         let begun = Instant::now();
         while free_bytes(overlay_dir) + tolerance >= before && begun.elapsed() < Duration::from_secs(10) {
@@ -69,7 +82,6 @@ fn burns(place: &Place, overlay_dir: &Path, seed: u64, tolerance: u64, end: impl
         std::thread::sleep(Duration::from_millis(Rng::new(seed).below(120)));
         lowest = free_bytes(overlay_dir);
         end(helper);
-        stop.store(true, Ordering::Relaxed);
     });
 
     assert!(lowest + tolerance < before, "there was no load (seed {seed})");
@@ -159,7 +171,7 @@ fn a_panic_or_any_other_fatal_signal_burns_too() {
     for signal in [Signal::SIGABRT, Signal::SIGSEGV, Signal::SIGQUIT, Signal::SIGUSR1] {
         burns(&place, &place.overlay_dir(), 1, 0, |helper| {
             helper.signal(signal);
-            let ended = helper.wait_within(END);
+            let ended = helper.wait_within(PATIENCE);
             assert!(
                 ended.signal.is_some() || ended.code != Some(i32::from(ExitCode::Burnt.number())),
                 "{ended:?}"
