@@ -8,9 +8,9 @@
 make_kernel() {
     local out=$1 work=$1/work
     unpack "$work" linux-image-cloud-amd64 busybox-static
-    mv "$work"/root/boot/vmlinuz-* "$out/vmlinuz"
-    mv "$work"/root/bin/busybox "$out/busybox"
-    mv "$work"/root/lib/modules/* "$out/modules"
+    mv "$work"/files/boot/vmlinuz-* "$out/vmlinuz"
+    mv "$work"/files/bin/busybox "$out/busybox"
+    mv "$work"/files/lib/modules/* "$out/modules"
     rm -rf "$work"
 }
 

@@ -18,12 +18,12 @@ modules=(
 make_nested() {
     local out=$1 work=$1/work tree=$1/tree module found order=10
     unpack "$work" linux-image-amd64 busybox-static
-    mv "$work"/root/boot/vmlinuz-* "$out/vmlinuz"
-    mkdir -p "$tree"/{bin,dev,proc,sys,host,upper,root,modules}
-    cp "$work/root/bin/busybox" "$tree/bin/busybox"
+    mv "$work"/files/boot/vmlinuz-* "$out/vmlinuz"
+    mkdir -p "$tree"/{bin,dev,proc,sys,host,upper,system,modules}
+    cp "$work/files/bin/busybox" "$tree/bin/busybox"
     install -m 755 "$guest_dir/nested-init" "$tree/init"
     for module in "${modules[@]}"; do
-        found=$(find "$work"/root/lib/modules/ -name "$module.ko")
+        found=$(find "$work"/files/lib/modules/ -name "$module.ko")
         [[ -n $found ]] || die "the kernel package has no module $module: adapt the list in tests/guest/nested.sh"
         cp "$found" "$tree/modules/$order-$module.ko"
         order=$((order + 1))

@@ -3,12 +3,12 @@
 # this needs neither root nor fresh lists on the machine. Sourced after lib.sh; knows nothing of what is in a package.
 need apt-get apt-cache dpkg-deb
 
-# unpack DIR KERNEL PACKAGE...: leaves in DIR/root what is in the kernel package that the package KERNEL depends on, and in
+# unpack DIR KERNEL PACKAGE...: leaves in DIR/files what is in the kernel package that the package KERNEL depends on, and in
 # the other packages.
 unpack() {
     local work=$1 meta=$2 kernel package apt
     shift 2
-    mkdir -p "$work"/{lists,archives,root}
+    mkdir -p "$work"/{lists,archives,files}
     apt=(-o "Dir::State::Lists=$work/lists" -o "Dir::Cache=$work" -o APT::Sandbox::User=root -o Acquire::Languages=none -qq)
     say "  fetching the package lists"
     run_quietly "$work/log" apt-get "${apt[@]}" update
@@ -17,6 +17,6 @@ unpack() {
     say "  fetching $kernel${*:+ and $*}"
     (cd "$work/archives" && run_quietly "$work/log" apt-get "${apt[@]}" download "$kernel" "$@")
     for package in "$work"/archives/*.deb; do
-        dpkg-deb -x "$package" "$work/root"
+        dpkg-deb -x "$package" "$work/files"
     done
 }
