@@ -34,11 +34,13 @@ const BLOCK_BYTES: usize = 16;
 /// Why there is no cipher.
 #[derive(Debug, Error)]
 pub(crate) enum CipherError {
-    #[error("no memory for the overlay's key")]
+    #[error(transparent)]
     Memory(#[from] KeyMemoryError),
     #[error("cannot get random bytes for the overlay's key")]
     Random(#[source] io::Error),
-    #[error("the cryptographic library does not take the overlay's key")]
+    #[error(
+        "the overlay's key cannot be set up: the cryptographic library refuses it, or asks for more key memory than there is"
+    )]
     Library,
 }
 
@@ -145,9 +147,9 @@ impl Context {
 
 /// Makes a context where [`MAKING`] says, with the key expanded inside.
 fn expand(key: &[u8; KEY_BYTES], direction: c_int) -> Option<NonNull<EVP_CIPHER_CTX>> {
-    // SAFETY: no conditions.
+    // SAFETY: it takes nothing, and gives a context that nobody else knows, or null, which is looked at.
     let context = NonNull::new(unsafe { EVP_CIPHER_CTX_new() })?;
-    // SAFETY: no conditions; it is a constant of the library.
+    // SAFETY: it takes nothing, and gives a pointer to a constant of the library, which is never freed.
     let cipher = unsafe { EVP_aes_256_xts() };
     // SAFETY: a fresh context, and a key of the 64 bytes that this cipher reads; it keeps no pointer to them.
     let made = unsafe { EVP_CipherInit_ex(context.as_ptr(), cipher, null_mut(), key.as_ptr(), null(), direction) };

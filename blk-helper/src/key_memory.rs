@@ -29,7 +29,8 @@ pub(crate) enum KeyMemoryError {
     #[error("cannot map memory for the overlay's key")]
     Map(#[source] Errno),
     #[error(
-        "cannot lock {bytes} bytes of memory for the overlay's key: raise the limit (ulimit -l), or go without (--no-encrypt)"
+        "cannot lock {bytes} bytes of memory for the overlay's key: raise the limit (ulimit -l), or go \
+         without encryption (--no-encrypt; for mayfly run: --disk IMAGE,no-encrypt)"
     )]
     Lock {
         bytes: usize,
@@ -38,7 +39,7 @@ pub(crate) enum KeyMemoryError {
     },
     #[error("cannot read back whether the overlay's key is locked in memory")]
     ReadBack(#[source] io::Error),
-    #[error("the memory for the overlay's key is not locked and undumped: the kernel says {0:?}")]
+    #[error("the memory for the overlay's key is not locked and undumped: the kernel says {0}")]
     NotInForce(String),
 }
 
@@ -155,7 +156,7 @@ fn map_secret(bytes: NonZeroUsize) -> Result<NonNull<libc::c_void>, Errno> {
 
 /// Maps memory that is never swapped out and not in core files.
 fn map_locked(bytes: NonZeroUsize) -> Result<NonNull<libc::c_void>, KeyMemoryError> {
-    // SAFETY: as above.
+    // SAFETY: without MAP_FIXED the kernel chooses an address that was free, so nothing that exists is replaced.
     let start = unsafe { mmap_anonymous(None, bytes, PROTECTION, MapFlags::MAP_PRIVATE) };
     let start = start.map_err(KeyMemoryError::Map)?;
     // SAFETY: `bytes` bytes from `start` are mapped; locking them changes nothing that they contain.
@@ -164,7 +165,7 @@ fn map_locked(bytes: NonZeroUsize) -> Result<NonNull<libc::c_void>, KeyMemoryErr
         bytes: bytes.get(),
         source,
     })?;
-    // SAFETY: as above; MADV_DONTDUMP keeps them out of core files, no more.
+    // SAFETY: the same bytes, mapped by this function; MADV_DONTDUMP keeps them out of core files, no more.
     let undumped = unsafe { madvise(start, bytes.get(), MmapAdvise::MADV_DONTDUMP) };
     undumped.map_err(KeyMemoryError::Map)?;
     Ok(start)

@@ -2,7 +2,8 @@
 //!
 //! [`Buffers`] is a window onto the buffers of one request: it is cut where a cluster or a run ends and handed to
 //! [`read_at`] or [`write_at`], which move exactly as many bytes as it is long. Offsets are explicit: a descriptor's own
-//! position is never used, since threads share it.
+//! position is never used, since threads share it. Where bytes must be changed on the way (encryption, a part of a cluster),
+//! [`Buffers::copy_to`] and [`Buffers::copy_from`] are the copy.
 //!
 //! Knows nothing of virtio, clusters or disks.
 #![allow(unsafe_code, reason = "listed: the vectored calls on guest memory live here")]

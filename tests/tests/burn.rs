@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use protocol::launch::ExitCode;
 use tests::abuse::assert_serves;
 use tests::client::{Client, Setup};
 use tests::helper::Helper;
@@ -172,10 +171,8 @@ fn a_panic_or_any_other_fatal_signal_burns_too() {
         burns(&place, &place.overlay_dir(), 1, 0, |helper| {
             helper.signal(signal);
             let ended = helper.wait_within(PATIENCE);
-            assert!(
-                ended.signal.is_some() || ended.code != Some(i32::from(ExitCode::Burnt.number())),
-                "{ended:?}"
-            );
+            // Not always by that signal: the handler that Rust has for SIGSEGV makes a call that the filter kills.
+            assert!(ended.signal.is_some(), "{ended:?}");
         });
     }
 }

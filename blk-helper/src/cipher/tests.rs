@@ -139,6 +139,10 @@ fn key_and_schedules_are_in_key_memory_only() {
         .map(|window| std::array::from_fn(|i| !window[i]))
         .collect();
     assert!((60..260).contains(&wanted.len()), "{}", wanted.len());
+    // No key, and must be found: so that finding none of the others means something.
+    let sought: [u8; 16] = std::array::from_fn(|i| u8::try_from(i * 13 + 5).unwrap());
+    let planted = vec![sought.map(|byte| !byte); 2];
+    let mut seen = 0_usize;
     let begins: HashSet<u16> = wanted.iter().map(|w| u16::from_le_bytes([!w[0], !w[1]])).collect();
 
     let process = fs::File::open("/proc/self/mem").unwrap();
@@ -155,9 +159,14 @@ fn key_and_schedules_are_in_key_memory_only() {
             }
             for window in chunk[..length].windows(16).step_by(8) {
                 let begins = begins.contains(&u16::from_le_bytes([window[0], window[1]]));
+                seen += usize::from(window.iter().zip(sought).all(|(byte, sought)| *byte == !sought));
                 found += u32::from(begins && wanted.contains(&std::array::from_fn(|i| !window[i])));
             }
         }
     }
+    assert!(
+        seen >= std::hint::black_box(planted).len(),
+        "the search does not find what is there"
+    );
     assert_eq!(found, 0);
 }

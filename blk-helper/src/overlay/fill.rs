@@ -52,7 +52,7 @@ impl Overlay {
         Ok(())
     }
 
-    /// Gives slots to whole clusters and writes them straight from the guest's buffers.
+    /// Gives slots to whole clusters and writes the guest's buffers there; nothing old is needed.
     fn fill_whole(&self, whole: ByteRange, from: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
         let mut clusters = clusters_of(whole);
         let mut rest = from;

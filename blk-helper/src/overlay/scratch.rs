@@ -4,7 +4,8 @@
 //! what the guest changes meanwhile it changes before the copy or in vain.
 //!
 //! The unit of encryption is the cluster, its tweak the number of its slot. So neither changes while the cluster is Dirty,
-//! and any whole blocks of it (a sector has 32) can be read and written without the others.
+//! and any whole blocks of it (a sector has 32) can be read and written without the others: in XTS the ciphertext of a block
+//! depends on the key, the tweak, its place and its own bytes.
 
 use super::CLUSTER;
 use super::map::Slot;
@@ -12,12 +13,12 @@ use crate::cipher::Cipher;
 use std::io;
 use std::ops::Range;
 
-/// Slots whose content fits.
+/// Slots whose content fits. 64 KiB stay in a second-level cache, and what a request beyond that pays for a further call is little
+/// beside what it moves: a guess.
 pub(super) const SCRATCH_SLOTS: u32 = 16;
 
-/// Bytes that fit. 64 KiB stay in a second-level cache, and what a request beyond that pays for a further call is little
-/// beside what it moves: a guess.
-pub(super) const SCRATCH_BYTES: usize = 16 * CLUSTER;
+/// Bytes that fit.
+pub(super) const SCRATCH_BYTES: usize = SCRATCH_SLOTS as usize * CLUSTER;
 
 /// A worker's own.
 #[derive(Debug)]

@@ -61,7 +61,7 @@ fn disk_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
     let disk = || FD.is_one_of(descriptors.disk());
     table! {
         allow: SYS_pread64 [disk()] "guest reads, and the rest of a cluster that is overwritten in part";
-        allow: SYS_preadv [disk()] "the same, straight into several pieces of guest memory";
+        allow: SYS_preadv [disk()] "the base, and an overlay in the clear, straight into several pieces of guest memory";
     }
 }
 
@@ -71,7 +71,7 @@ fn overlay_rows(overlay: RawFd) -> Vec<Row> {
     let mode = Argument::int(1, "mode");
     table! {
         allow: SYS_pwrite64 [overlay()] "guest writes; the overlay is the only file that is ever written";
-        allow: SYS_pwritev [overlay()] "the same, straight from several pieces of guest memory";
+        allow: SYS_pwritev [overlay()] "the same into an overlay in the clear, straight from several pieces of guest memory";
         allow: SYS_fallocate [overlay(), mode.is(named!(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))]
             "discard gives space back; allocating modes would defeat the quota";
     }

@@ -66,7 +66,7 @@ pub(crate) struct Run {
 pub(crate) struct Options {
     /// A raw image or block device that the guest sees as a disk and never changes; the first is /dev/vda. Options:
     /// ro, overlay-dir=DIR, overlay-limit=SIZE, serial=ID, raw-anyway, no-encrypt. May be given more than once
-    #[arg(long, value_name = "IMAGE[,ro][,OPTION=VALUE...]")]
+    #[arg(long, value_name = "IMAGE[,OPTION...]")]
     pub(crate) disk: Vec<Disk>,
 
     /// A disk that a vhost-user-blk backend serves already at this socket, in the order given (in a file: after `disk`)

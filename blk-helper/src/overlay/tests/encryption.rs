@@ -14,7 +14,7 @@ fn the_file_holds_nothing_that_a_guest_wrote_or_read() {
         bench.check();
         let medium = medium(&bench);
         let marks = medium.windows(16).filter(|window| *window == MARK).count();
-        // Slots 20 to 21: a filled cluster, most of it from the base.
+        // Slot 20: a filled cluster, most of it from the base.
         let of_base = medium.ends_with(&bench.pristine[21 * CLUSTER - SECTOR..21 * CLUSTER]);
         (medium.len(), marks > 0, of_base)
     };
