@@ -4,7 +4,7 @@
 //! two things that end the process are kept in [`Backend::take_fatal`] for who called. Between connections only the disk
 //! and what each ring knows of its past survive.
 //!
-//! Not offered, and why: INFLIGHT_SHMFD (requests complete in order and are drained, so the used index says it all),
+//! Not offered, and why: INFLIGHT_SHMFD (what was popped is answered before a ring stops, so the used index says it all),
 //! LOG_SHMFD and DEVICE_STATE (a disk that burns does not migrate), BACKEND_REQ (there is nothing to ask a frontend).
 
 use crate::disk::Disk;

@@ -9,13 +9,13 @@
 mod lock;
 mod magic;
 
-use crate::transfer::{Buffers, read_at};
+use crate::transfer::{Buffers, Patience, can_refuse_to_wait, read_at, read_bytes_at};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use protocol::units::{ByteRange, Capacity};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::PathBuf;
 use thiserror::Error;
 
@@ -63,6 +63,7 @@ pub(crate) struct Base {
     capacity: Capacity,
     /// Whether other programs that ask (QEMU does) are told not to write it.
     locked: bool,
+    can_refuse_to_wait: bool,
 }
 
 impl Base {
@@ -100,6 +101,7 @@ impl Base {
             lock::Lock::WriterPresent => return Err(BaseError::InUse { name }),
         };
         Ok(Self {
+            can_refuse_to_wait: can_refuse_to_wait(&file),
             file,
             length,
             capacity,
@@ -122,14 +124,14 @@ impl Base {
         self.file.as_raw_fd()
     }
 
-    /// Reads `range` into guest buffers, which are as long.
+    /// Reads `range` into guest buffers, which are as long. A file system that cannot but wait is waited for.
     ///
     /// # Errors
-    /// What the kernel says; [`io::ErrorKind::UnexpectedEof`] when the base has shrunk.
-    pub(crate) fn read(&self, range: ByteRange, into: Buffers<'_>) -> io::Result<()> {
+    /// What the kernel says; [`io::ErrorKind::UnexpectedEof`] when the base has shrunk; [`io::ErrorKind::WouldBlock`].
+    pub(crate) fn read(&self, range: ByteRange, into: Buffers<'_>, patience: Patience) -> io::Result<()> {
         let stored = range.within(range.start(), self.length);
         let (from_file, beyond) = into.split_at(stored.len());
-        read_at(&self.file, range.start(), from_file)?;
+        read_at(&self.file, range.start(), from_file, self.possible(patience))?;
         beyond.fill_zero();
         Ok(())
     }
@@ -138,11 +140,19 @@ impl Base {
     ///
     /// # Errors
     /// As [`Base::read`].
-    pub(crate) fn read_bytes(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+    pub(crate) fn read_bytes(&self, offset: u64, into: &mut [u8], patience: Patience) -> io::Result<()> {
         let stored = usize::try_from(self.length.saturating_sub(offset)).unwrap_or(usize::MAX);
         let stored = stored.min(into.len());
-        self.file
-            .read_exact_at(into.get_mut(..stored).unwrap_or_default(), offset)
+        let into = into.get_mut(..stored).unwrap_or_default();
+        read_bytes_at(&self.file, offset, into, self.possible(patience))
+    }
+
+    fn possible(&self, patience: Patience) -> Patience {
+        if self.can_refuse_to_wait {
+            patience
+        } else {
+            Patience::Endless
+        }
     }
 }
 
@@ -207,7 +217,7 @@ mod tests {
         let range = base.capacity().range(Sector(0), base.capacity().sectors()).unwrap();
         let mut memory = vec![0xee; usize::try_from(range.len()).unwrap()];
         let slices = [GuestSlice::from(&mut memory[..])];
-        base.read(range, Buffers::new(&slices))?;
+        base.read(range, Buffers::new(&slices), Patience::Endless)?;
         Ok(memory)
     }
 

@@ -7,6 +7,8 @@ use crate::watch::LOOK;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Most events taken at a time; more wait for the next round.
 const EVENTS: usize = 64;
@@ -88,6 +90,39 @@ impl Bell {
             }
         }
         Ok(if rung { Came::Bell } else { Came::Kicks })
+    }
+}
+
+/// Tells a worker that something happened to one of its rings which no kick announces.
+#[derive(Debug)]
+pub(crate) struct Nudge {
+    bell: Arc<Bell>,
+    happened: AtomicBool,
+}
+
+impl Nudge {
+    /// For a ring of the worker that `bell` wakes.
+    pub(crate) fn new(bell: Arc<Bell>) -> Self {
+        Self {
+            bell,
+            happened: AtomicBool::new(false),
+        }
+    }
+
+    /// Something happened.
+    pub(crate) fn nudge(&self) {
+        self.happened.store(true, Ordering::Release);
+        self.bell.ring();
+    }
+
+    /// Whether something happened since the last time this was asked.
+    pub(crate) fn take(&self) -> bool {
+        self.happened.load(Ordering::Relaxed) && self.happened.swap(false, Ordering::AcqRel)
+    }
+
+    /// The worker's alarm.
+    pub(crate) fn bell(&self) -> &Bell {
+        &self.bell
     }
 }
 

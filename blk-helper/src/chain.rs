@@ -9,8 +9,9 @@
 //!
 //! Knows nothing of what a request means.
 
-use crate::guest_memory::Memory;
+use crate::guest_memory::{Memory, MemoryGuard};
 use crate::transfer::{Buffers, GuestSlice};
+use std::ops::Deref;
 use thiserror::Error;
 use virtio_queue::DescriptorChain;
 use vm_memory::GuestMemoryBackend;
@@ -20,6 +21,9 @@ pub(crate) const SEG_MAX: u32 = 254;
 
 /// Most descriptors accepted: the data segments, the header and the status.
 const MAX_DESCRIPTORS: usize = 256;
+
+/// A chain that keeps the guest memory it lies in.
+pub(crate) type HeldChain = DescriptorChain<MemoryGuard>;
 
 /// Why a chain, or the request in it, cannot be read.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -44,6 +48,9 @@ pub(crate) enum Malformed {
     Shape,
 }
 
+/// Buffers for which there is room from the start: those of a request in a few pieces.
+const COMMON_BUFFERS: usize = 8;
+
 /// The buffers of one chain. Kept for a whole drain and filled anew for each request, so that requests do not allocate.
 #[derive(Debug, Default)]
 pub(crate) struct Walk<'m> {
@@ -53,11 +60,11 @@ pub(crate) struct Walk<'m> {
 }
 
 impl<'m> Walk<'m> {
-    /// An empty walk with room for any chain.
+    /// An empty walk.
     pub(crate) fn new() -> Self {
         Self {
-            readable: Vec::with_capacity(MAX_DESCRIPTORS),
-            writable: Vec::with_capacity(MAX_DESCRIPTORS),
+            readable: Vec::with_capacity(COMMON_BUFFERS),
+            writable: Vec::with_capacity(COMMON_BUFFERS),
             status: None,
         }
     }
@@ -66,7 +73,11 @@ impl<'m> Walk<'m> {
     ///
     /// # Errors
     /// [`Malformed`]. The status byte is known all the same where the chain was seen to its end.
-    pub(crate) fn load(&mut self, chain: DescriptorChain<&'m Memory>, memory: &'m Memory) -> Result<(), Malformed> {
+    pub(crate) fn load<M: Deref<Target = Memory>>(
+        &mut self,
+        chain: DescriptorChain<M>,
+        memory: &'m Memory,
+    ) -> Result<(), Malformed> {
         self.readable.clear();
         self.writable.clear();
         self.status = None;

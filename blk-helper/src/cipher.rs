@@ -10,6 +10,7 @@
 #![allow(unsafe_code, reason = "listed: the library's interface is unsafe")]
 
 use crate::key_memory::{KeyMemory, KeyMemoryError, KeyMemoryFacts};
+use crate::transfer::GuestSlice;
 use aws_lc_sys::{
     CRYPTO_set_mem_functions, EVP_CIPHER_CTX, EVP_CIPHER_CTX_new, EVP_Cipher, EVP_CipherInit_ex, EVP_aes_256_xts,
 };
@@ -80,7 +81,8 @@ impl Cipher {
     /// # Errors
     /// They are not whole blocks. What `bytes` then holds must not be used.
     pub(crate) fn encrypt(&mut self, unit: u64, bytes: &mut [u8]) -> io::Result<()> {
-        self.encrypting.apply(unit, bytes)
+        let (place, len) = (bytes.as_mut_ptr(), bytes.len());
+        self.encrypting.apply(unit, place, place, len)
     }
 
     /// Undoes [`Self::encrypt`].
@@ -88,7 +90,37 @@ impl Cipher {
     /// # Errors
     /// As there.
     pub(crate) fn decrypt(&mut self, unit: u64, bytes: &mut [u8]) -> io::Result<()> {
-        self.decrypting.apply(unit, bytes)
+        let (place, len) = (bytes.as_mut_ptr(), bytes.len());
+        self.decrypting.apply(unit, place, place, len)
+    }
+
+    /// As [`Self::encrypt`], from a guest's buffer `into` as many bytes of our own. A guest that changes its buffer meanwhile
+    /// spoils what it writes there, and nothing else.
+    ///
+    /// # Errors
+    /// As there, or that the two differ in length.
+    pub(crate) fn encrypt_from(&mut self, unit: u64, from: &GuestSlice<'_>, into: &mut [u8]) -> io::Result<()> {
+        let len = equal(from.len(), into.len())?;
+        self.encrypting
+            .apply(unit, from.ptr_guard().as_ptr(), into.as_mut_ptr(), len)
+    }
+
+    /// As [`Self::decrypt`], from bytes of our own into a guest's buffer. Only the result is ever written there.
+    ///
+    /// # Errors
+    /// As there, or that the two differ in length.
+    pub(crate) fn decrypt_into(&mut self, unit: u64, from: &[u8], into: &GuestSlice<'_>) -> io::Result<()> {
+        let len = equal(from.len(), into.len())?;
+        self.decrypting
+            .apply(unit, from.as_ptr(), into.ptr_guard_mut().as_ptr(), len)
+    }
+}
+
+fn equal(from: usize, into: usize) -> io::Result<usize> {
+    if from == into {
+        Ok(from)
+    } else {
+        Err(io::ErrorKind::InvalidInput.into())
     }
 }
 
@@ -126,8 +158,12 @@ impl Context {
         })
     }
 
-    fn apply(&mut self, unit: u64, bytes: &mut [u8]) -> io::Result<()> {
-        if bytes.is_empty() || !bytes.len().is_multiple_of(BLOCK_BYTES) {
+    /// Converts `len` bytes at `from` into as many at `into`, which may be the same.
+    ///
+    /// Pointers, since one of the two may be a guest's, of which there can be no reference. The four functions that call this
+    /// made them of a live slice each, of `len` bytes.
+    fn apply(&mut self, unit: u64, from: *const u8, into: *mut u8, len: usize) -> io::Result<()> {
+        if len == 0 || !len.is_multiple_of(BLOCK_BYTES) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let tweak = u128::from(unit).to_le_bytes();
@@ -135,8 +171,9 @@ impl Context {
         // SAFETY: `new` made the context, which lives in the key memory that `self` keeps; the tweak has the 16 bytes that
         // this cipher reads and copies.
         let set = unsafe { EVP_CipherInit_ex(context, null(), null_mut(), null(), tweak.as_ptr(), -1) };
-        // SAFETY: as above; this cipher reads `len` bytes and writes as many, and may do so in place.
-        let done = unsafe { EVP_Cipher(context, bytes.as_mut_ptr(), bytes.as_ptr(), bytes.len()) };
+        // SAFETY: as above; this cipher reads `len` bytes and writes as many, which the callers vouch for, and
+        // may do so in place. The bytes of a guest's buffer are only data to it.
+        let done = unsafe { EVP_Cipher(context, into, from, len) };
         if (set, done) == (1, 1) {
             Ok(())
         } else {

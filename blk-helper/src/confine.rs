@@ -10,7 +10,7 @@ use crate::args::Config;
 use crate::environment::Environment;
 use crate::resources::{OpenError, Resources, Sources};
 use crate::service::{Service, ServiceError};
-use crate::worker::WorkerError;
+use crate::staff::StaffError;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -36,7 +36,7 @@ pub(crate) enum StartError {
     #[error("cannot seal the process")]
     Seal(#[source] SealError<ServiceError>),
     #[error("cannot prove the confinement")]
-    Prove(#[source] WorkerError),
+    Prove(#[source] StaffError),
 }
 
 impl StartError {

@@ -3,9 +3,10 @@
 //! No other place decides a status, and nothing below this file knows virtio.
 
 use crate::base::Base;
-use crate::overlay::{Overlay, OverlayError, SLICE_BYTES, Work};
+use crate::cold::{Part, Place};
+use crate::overlay::{Overlay, OverlayError, SLICE_BYTES, Work, read_base};
 use crate::request::{MAX_ZERO_SEGMENTS, Request, ZeroSegments};
-use crate::transfer::Buffers;
+use crate::transfer::{Buffers, Patience};
 use log::{Level, debug, log};
 use policy::logging::{Seldom, chain};
 use protocol::blk::{ID_BYTES, OfferedFeatures, RequestType, Status};
@@ -59,8 +60,13 @@ pub(crate) struct Done {
 }
 
 /// The request was put down, to be executed again from its beginning.
-#[derive(Debug)]
-pub(crate) struct Stopped;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PutDown {
+    /// The ring must stop.
+    Stopped,
+    /// Storage has to deliver something first, and the worker does not wait for it.
+    Cold,
+}
 
 /// Why a request that could be read was not executed.
 #[derive(Debug, Error)]
@@ -119,17 +125,38 @@ impl Disk {
         OfferedFeatures::of_disk(self.is_read_only())
     }
 
+    /// Waits until storage has delivered `place`, as far as `into` goes. What fails fails again for the request.
+    pub(crate) fn warm(&self, place: Place, into: &mut [u8]) {
+        let mut at = place.offset;
+        let mut left = usize::try_from(place.bytes).unwrap_or(usize::MAX);
+        while left > 0 {
+            let piece = left.min(into.len());
+            let into = into.get_mut(..piece).unwrap_or_default();
+            let read = match (place.part, &self.medium) {
+                (Part::Base, medium) => medium.base().read_bytes(at, into, Patience::Endless),
+                (Part::Overlay, Medium::Burning(overlay)) => overlay.warm(at, into),
+                (Part::Overlay, Medium::ReadOnly(_)) => return,
+            };
+            if read.is_err() || piece == 0 {
+                return;
+            }
+            at = at.saturating_add(u64::try_from(piece).unwrap_or(u64::MAX));
+            left = left.saturating_sub(piece);
+        }
+    }
+
     /// Executes a request.
     ///
     /// # Errors
-    /// [`Stopped`] when the ring was told to stop in the middle.
-    pub(crate) fn execute(&self, request: &Request<'_>, work: &mut Work<'_>) -> Result<Done, Stopped> {
+    /// [`PutDown`].
+    pub(crate) fn execute(&self, request: &Request<'_>, work: &mut Work<'_>) -> Result<Done, PutDown> {
         match self.perform(request, work) {
             Ok(written) => Ok(Done {
                 status: Status::Ok,
                 written: u32::try_from(written).unwrap_or(u32::MAX),
             }),
-            Err(RequestError::Overlay(OverlayError::Stopped)) => Err(Stopped),
+            Err(RequestError::Overlay(OverlayError::Stopped)) => Err(PutDown::Stopped),
+            Err(RequestError::Overlay(OverlayError::Cold)) => Err(PutDown::Cold),
             Err(error) => {
                 self.tell(&error);
                 Ok(Done {
@@ -145,7 +172,7 @@ impl Disk {
         let told = match error {
             RequestError::Overlay(OverlayError::LimitReached | OverlayError::MapLimitReached) => &self.told_of_limit,
             RequestError::Overlay(OverlayError::Io { .. }) => &self.told_of_failure,
-            RequestError::Overlay(OverlayError::Stopped)
+            RequestError::Overlay(OverlayError::Stopped | OverlayError::Cold)
             | RequestError::Range { .. }
             | RequestError::SegmentLength(_)
             | RequestError::Flags
@@ -199,7 +226,7 @@ impl Disk {
                     work.go_on()?;
                     let now;
                     (now, rest) = rest.split_at(slice.len());
-                    base.read(slice, now).map_err(OverlayError::io("read the base"))?;
+                    read_base(base, slice, now, work)?;
                 }
                 Ok(())
             }

@@ -15,13 +15,16 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use thiserror::Error;
-use vm_memory::{GuestAddress, GuestMemoryAtomic, GuestRegionCollection};
+use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestRegionCollection};
 
 /// The guest's memory, as it is at one moment.
 pub(crate) type Memory = GuestRegionCollection<GuestRegion>;
 
 /// The guest's memory, as workers look it up: replaced as a whole.
 pub(crate) type SharedMemory = GuestMemoryAtomic<Memory>;
+
+/// The guest's memory, which stays as it is while this is held.
+pub(crate) type MemoryGuard = <SharedMemory as GuestAddressSpace>::T;
 
 /// Most regions at a time. Frontends use a handful, plus one for each hot-plugged DIMM; QEMU offers 256 slots to a guest
 /// but lets a backend lower that. 64 is a guess that bounds the work of a lookup.

@@ -3,7 +3,7 @@
 //! Reading order. A process's life: `args` → `confine` (prepare, open, enter, seal) → `serve`. A request's life:
 //! `worker` → `ring` → `queue` → `chain` → `request` → `disk` → `overlay` → `base` or the overlay's store.
 //!
-//! The concurrency rule: one worker drains a ring at a time, in order; whatever the control thread changes about a ring,
+//! The concurrency rule: one worker, always the same, drains a ring; whatever the control thread changes about a ring,
 //! it changes while that worker keeps away; the disk below takes care of itself.
 #![deny(unsafe_code)]
 
@@ -14,6 +14,7 @@ mod bell;
 mod chain;
 mod check;
 mod cipher;
+mod cold;
 mod confine;
 mod connection;
 mod control;
@@ -25,6 +26,8 @@ mod guest_memory;
 mod key_memory;
 mod mapping;
 mod overlay;
+mod pace;
+mod parking;
 mod queue;
 mod report;
 mod request;
@@ -33,8 +36,10 @@ mod ring;
 mod serve;
 mod service;
 mod signal;
+mod staff;
 mod sys;
 mod transfer;
+mod warmer;
 mod watch;
 mod worker;
 

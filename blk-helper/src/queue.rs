@@ -1,18 +1,22 @@
 //! One drain of a virtqueue: pop, walk, parse, execute, complete.
 //!
-//! Requests are completed in the order in which they were popped, each exactly once: a popped head is a value that only
-//! [`Head::complete`] or [`Head::put_back`] consume. What a guest puts *into* a chain can only fail that request; a ring
-//! that cannot be read at all is a [`RingError`], after which nobody touches it again.
+//! Each popped request is completed exactly once: a popped head is a value that only [`Head::complete`], [`Head::put_back`] and
+//! [`Turn::park`] consume. Requests are completed in the order in which they were popped, except for those that wait for
+//! storage: they are parked, and completed when it has delivered. What a guest puts *into* a chain can only fail that request; a
+//! ring that cannot be read at all is a [`RingError`], after which nobody touches it again.
 //!
 //! Knows nothing of vhost-user, descriptors of this process, or threads.
 
 use crate::chain::Walk;
-use crate::disk::{Disk, Done, Stopped};
-use crate::guest_memory::Memory;
+use crate::disk::{Disk, Done, PutDown};
+use crate::guest_memory::{Memory, MemoryGuard};
 use crate::overlay::Work;
+use crate::parking::{Parked, Parking};
 use crate::request::Request;
+use crate::transfer::Patience;
 use log::debug;
 use protocol::blk::Status;
+use std::ops::Deref;
 use thiserror::Error;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 
@@ -37,10 +41,12 @@ pub(crate) enum RingError {
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Drained {
-    /// Nothing is available; the driver will kick.
+    /// Nothing is available. Whether the driver will kick is as the caller wished.
     Empty,
     /// There is more, but it is another ring's turn.
     More,
+    /// There may be more, but so many requests wait for storage that they come first.
+    Waiting,
     /// The ring was told to stop; the request in hand was put back.
     Stopped,
 }
@@ -68,72 +74,61 @@ impl Head {
     }
 }
 
-/// Executes what is available, up to `budget` requests, calling the driver as it wishes to be called.
-///
-/// # Errors
-/// [`RingError`]; the ring must not be drained again.
-pub(crate) fn drain(
-    queue: &mut Queue,
-    memory: &Memory,
-    disk: &Disk,
-    work: &mut Work<'_>,
-    budget: u32,
-    call: impl FnMut(),
-) -> Result<Drained, RingError> {
-    let mut turn = Turn {
-        queue,
-        memory,
-        disk,
-        unannounced: 0,
-        call,
-    };
-    let drained = turn.run(work, budget);
-    // Also when the ring turned out to be broken: the requests before that were answered, and their driver may sleep.
-    let announced = turn.announce();
-    let drained = drained?;
-    announced.map(|()| drained)
-}
-
-/// One drain.
-struct Turn<'t, C> {
+/// One worker's turn at a queue.
+pub(crate) struct Turn<'t, C> {
     queue: &'t mut Queue,
-    memory: &'t Memory,
+    memory: &'t MemoryGuard,
     disk: &'t Disk,
+    parking: &'t mut Parking,
     /// Completed since the driver was last asked whether it wants a call.
     unannounced: u32,
     call: C,
 }
 
 impl<'t, C: FnMut()> Turn<'t, C> {
-    fn run(&mut self, work: &mut Work<'_>, budget: u32) -> Result<Drained, RingError> {
+    /// A turn; `call` calls the driver. It ends with [`Self::announce`].
+    pub(crate) fn new(
+        queue: &'t mut Queue,
+        memory: &'t MemoryGuard,
+        disk: &'t Disk,
+        parking: &'t mut Parking,
+        call: C,
+    ) -> Self {
+        Self {
+            queue,
+            memory,
+            disk,
+            parking,
+            unannounced: 0,
+            call,
+        }
+    }
+
+    /// Executes what is available, up to `budget` requests, calling the driver as it wishes to be called. At the end of them
+    /// the driver is told to kick for more, if it `must_kick`.
+    ///
+    /// # Errors
+    /// [`RingError`]; the ring must not be drained again.
+    pub(crate) fn drain(&mut self, work: &mut Work<'_>, budget: u32, must_kick: bool) -> Result<Drained, RingError> {
+        let memory: &'t Memory = self.memory;
         let mut walk = Walk::new();
-        self.queue.disable_notification(self.memory)?;
+        self.queue.disable_notification(memory)?;
         for _ in 0..budget {
-            let Some(chain) = self.pop()? else {
+            if self.parking.is_full() {
+                return Ok(Drained::Waiting);
+            }
+            let Some(chain) = self.pop(must_kick)? else {
                 return Ok(Drained::Empty);
             };
             let head = Head(chain.head_index());
-            let loaded = walk.load(chain, self.memory);
-            let done = match loaded.and_then(|()| Request::parse(&walk)) {
-                Ok(request) => self.disk.execute(&request, work),
-                Err(malformed) => {
-                    debug!("a malformed request: {malformed}");
-                    Ok(Done {
-                        status: Status::IoError,
-                        written: 0,
-                    })
-                }
-            };
-            match done {
-                Ok(done) => head.complete(self.queue, self.memory, &walk, done)?,
-                Err(Stopped) => {
+            work.scratch.cold.set_patience(Patience::None);
+            match execute(&mut walk, chain, memory, self.disk, work) {
+                Ok(done) => self.complete(head, &walk, done)?,
+                Err(PutDown::Cold) => self.park(head, work)?,
+                Err(PutDown::Stopped) => {
                     head.put_back(self.queue);
                     return Ok(Drained::Stopped);
                 }
-            }
-            self.unannounced += 1;
-            if self.unannounced >= CALL_EVERY {
-                self.announce()?;
             }
             if work.is_stopped() {
                 return Ok(Drained::Stopped);
@@ -142,24 +137,105 @@ impl<'t, C: FnMut()> Turn<'t, C> {
         Ok(Drained::More)
     }
 
-    /// The next chain; none once the driver knows that it has to kick for another.
-    fn pop(&mut self) -> Result<Option<DescriptorChain<&'t Memory>>, RingError> {
-        if let Some(chain) = self.queue.iter(self.memory)?.next() {
-            return Ok(Some(chain));
+    /// Tries those parked requests again for which storage has delivered.
+    ///
+    /// # Errors
+    /// As [`Self::drain`].
+    pub(crate) fn resume(&mut self, work: &mut Work<'_>) -> Result<(), RingError> {
+        while let Some(parked) = self.parking.take_ready() {
+            work.scratch.cold.set_patience(parked.patience());
+            self.retry(parked, work)?;
         }
-        if !self.queue.enable_notification(self.memory)? {
-            return Ok(None);
+        Ok(())
+    }
+
+    /// Executes every parked request, however long storage takes: the ring is to stop, and then nothing may be left over.
+    ///
+    /// # Errors
+    /// As [`Self::drain`].
+    pub(crate) fn finish(&mut self, work: &mut Work<'_>) -> Result<(), RingError> {
+        while let Some(parked) = self.parking.take_any() {
+            work.scratch.cold.set_patience(Patience::Endless);
+            self.retry(parked, work)?;
         }
-        // Something is available, so that a queue which yields nothing now never will.
-        let chain = self.queue.iter(self.memory)?.next();
-        chain.map(Some).ok_or(RingError::Unreadable)
+        Ok(())
+    }
+
+    fn retry(&mut self, parked: Parked, work: &mut Work<'_>) -> Result<(), RingError> {
+        let mut walk = Walk::new();
+        let head = Head(parked.chain.head_index());
+        match execute(&mut walk, parked.chain.clone(), parked.chain.memory(), self.disk, work) {
+            Ok(done) => self.complete(head, &walk, done),
+            // It cannot be put back, since others were popped after it: it goes on waiting.
+            Err(PutDown::Cold | PutDown::Stopped) => {
+                self.parking.park_again(parked, work.scratch.cold.take());
+                Ok(())
+            }
+        }
     }
 
     /// Calls the driver about what was completed, if it wants that.
-    fn announce(&mut self) -> Result<(), RingError> {
-        if std::mem::take(&mut self.unannounced) > 0 && self.queue.needs_notification(self.memory)? {
+    ///
+    /// # Errors
+    /// As [`Self::drain`].
+    pub(crate) fn announce(&mut self) -> Result<(), RingError> {
+        let memory: &'t Memory = self.memory;
+        if std::mem::take(&mut self.unannounced) > 0 && self.queue.needs_notification(memory)? {
             (self.call)();
         }
         Ok(())
+    }
+
+    /// The next chain; none where there is none, of which the driver knows if it `must_kick`.
+    fn pop(&mut self, must_kick: bool) -> Result<Option<DescriptorChain<&'t Memory>>, RingError> {
+        let memory: &'t Memory = self.memory;
+        if let Some(chain) = self.queue.iter(memory)?.next() {
+            return Ok(Some(chain));
+        }
+        if !must_kick || !self.queue.enable_notification(memory)? {
+            return Ok(None);
+        }
+        // Something is available, so that a queue which yields nothing now never will.
+        let chain = self.queue.iter(memory)?.next();
+        chain.map(Some).ok_or(RingError::Unreadable)
+    }
+
+    fn complete(&mut self, head: Head, walk: &Walk<'_>, done: Done) -> Result<(), RingError> {
+        head.complete(self.queue, self.memory, walk, done)?;
+        self.unannounced += 1;
+        if self.unannounced >= CALL_EVERY {
+            self.announce()?;
+        }
+        Ok(())
+    }
+
+    /// Puts the request aside, with a hold on the guest memory it lies in: popped once more, as a value that lasts.
+    fn park(&mut self, head: Head, work: &mut Work<'_>) -> Result<(), RingError> {
+        head.put_back(self.queue);
+        let again = self.queue.iter(self.memory.clone())?.next();
+        let chain = again.ok_or(RingError::Unreadable)?;
+        self.parking.park(chain, work.scratch.cold.take());
+        Ok(())
+    }
+}
+
+/// Walks, parses and executes one request. What cannot be read is an answer too.
+fn execute<'m, M: Deref<Target = Memory>>(
+    walk: &mut Walk<'m>,
+    chain: DescriptorChain<M>,
+    memory: &'m Memory,
+    disk: &Disk,
+    work: &mut Work<'_>,
+) -> Result<Done, PutDown> {
+    let loaded = walk.load(chain, memory);
+    match loaded.and_then(|()| Request::parse(walk)) {
+        Ok(request) => disk.execute(&request, work),
+        Err(malformed) => {
+            debug!("a malformed request: {malformed}");
+            Ok(Done {
+                status: Status::IoError,
+                written: 0,
+            })
+        }
     }
 }

@@ -3,8 +3,9 @@
 //! A ring is *active* when its frontend has started it (a kick descriptor), enabled it, and its parts lie in guest memory.
 //! Whoever holds the ring's lock has it to itself; a worker holds it for one drain ([`Ring::turn`]). The control thread
 //! takes it by [`Ring::quiesce`]: it raises a stop flag, which a worker heeds between requests and between slices of one,
-//! waits, and gives up after a deadline, because a process that cannot stop a queue must end rather than linger. What the
-//! control thread then does to the ring is in [`quiesced`].
+//! lets the worker finish what waits for storage, and gives up after a deadline, because a process that cannot stop a queue must
+//! end rather than linger. So a ring that was stopped owes no answer. What the control thread then does to the ring is in
+//! [`quiesced`].
 //!
 //! Only the worker signals the frontend's eventfds: the control thread leaves a note of what is owed.
 //!
@@ -13,12 +14,14 @@
 
 mod quiesced;
 
-use crate::bell::Bell;
+use crate::bell::Nudge;
 use crate::disk::Disk;
 use crate::guest_memory::SharedMemory;
 use crate::overlay::{Scratch, Work};
-use crate::queue::{self, Drained, RingError};
+use crate::parking::Parking;
+use crate::queue::{Drained, RingError, Turn};
 use crate::signal::signal;
+use crate::warmer::Warmer;
 use log::{debug, warn};
 use policy::logging::chain;
 use std::fs::File;
@@ -27,6 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use vhost_user_backend::{VringMutex, VringT};
+use virtio_queue::QueueT;
 use vm_memory::GuestAddressSpace;
 
 pub(crate) use quiesced::Quiesced;
@@ -77,6 +81,7 @@ struct RingState {
     enabled: bool,
     phase: Phase,
     owed: Owed,
+    parking: Parking,
 }
 
 /// Signals that the worker is to send.
@@ -89,19 +94,35 @@ struct Owed {
 /// A virtqueue.
 pub(crate) struct Ring {
     index: usize,
-    bell: Arc<Bell>,
+    nudge: Arc<Nudge>,
     state: Mutex<RingState>,
     stop: AtomicBool,
-    /// Something happened that no kick announces.
-    nudged: AtomicBool,
+    /// The last turn left requests behind that wait for storage.
+    has_parked: AtomicBool,
     /// This process has served the ring before, so its history is this disk's.
     known: AtomicBool,
     /// What is wrong with it was reported; once is enough.
     reported: AtomicBool,
 }
 
+/// What a worker found at a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// There were requests.
+    pub(crate) some: bool,
+    /// There are more, or the driver was not told to kick for them: somebody has to look again.
+    pub(crate) look_again: bool,
+}
+
+impl Found {
+    const NOTHING: Self = Self {
+        some: false,
+        look_again: false,
+    };
+}
+
 impl Ring {
-    /// A ring of up to `max_size` descriptors, drained by the worker that `bell` wakes.
+    /// A ring of up to `max_size` descriptors, drained by the worker that `nudge` wakes; `warmer` waits for its storage.
     ///
     /// # Errors
     /// When `max_size` is no ring size.
@@ -109,11 +130,12 @@ impl Ring {
         index: usize,
         max_size: u16,
         memory: SharedMemory,
-        bell: Arc<Bell>,
+        nudge: Nudge,
+        warmer: Arc<Warmer>,
     ) -> Result<Self, virtio_queue::Error> {
+        let nudge = Arc::new(nudge);
         Ok(Self {
             index,
-            bell,
             state: Mutex::new(RingState {
                 vring: VringMutex::new(memory.clone(), max_size)?,
                 memory,
@@ -125,9 +147,11 @@ impl Ring {
                 enabled: false,
                 phase: Phase::Stopped,
                 owed: Owed::default(),
+                parking: Parking::new(warmer, Arc::clone(&nudge)),
             }),
+            nudge,
             stop: AtomicBool::new(false),
-            nudged: AtomicBool::new(false),
+            has_parked: AtomicBool::new(false),
             known: AtomicBool::new(false),
             reported: AtomicBool::new(false),
         })
@@ -140,40 +164,43 @@ impl Ring {
 
     /// Whether it was nudged since the last time this was asked.
     pub(crate) fn take_nudge(&self) -> bool {
-        self.nudged.swap(false, Ordering::AcqRel)
+        self.nudge.take()
     }
 
-    /// A worker's turn: sends what is owed, and drains the ring, or a good part of it. Says whether there is more.
-    pub(crate) fn turn(&self, disk: &Disk, scratch: &mut Scratch) -> bool {
-        if self.stop.load(Ordering::Acquire) {
+    /// A worker's turn: sends what is owed, and drains the ring, or a good part of it. At its end the driver is told to kick, if
+    /// it `must_kick`; otherwise somebody has to look again.
+    pub(crate) fn turn(&self, disk: &Disk, scratch: &mut Scratch, must_kick: bool) -> Found {
+        let stopping = self.stop.load(Ordering::Acquire);
+        if stopping && !self.has_parked.load(Ordering::Acquire) {
             // Whoever is stopping the ring nudges it again if it is to go on.
-            return false;
+            return Found::NOTHING;
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.pay();
         if state.phase != Phase::Active {
-            return false;
+            return Found::NOTHING;
         }
-        let memory = state.memory.memory();
-        let mut work = Work {
-            stop: &self.stop,
-            scratch,
+        let drained = if stopping {
+            state.finish(disk, scratch)
+        } else {
+            state.drain(disk, &self.stop, scratch, must_kick)
         };
-        let drained = {
-            let mut vring = state.vring.get_mut();
-            let call = || signal(state.call.as_ref());
-            queue::drain(vring.get_queue_mut(), &memory, disk, &mut work, TURN, call)
-        };
-        match drained {
-            Ok(drained) => drained == Drained::More,
+        let found = match drained {
+            Ok((drained, some)) => Found {
+                some,
+                look_again: drained == Drained::More || drained == Drained::Empty && !must_kick,
+            },
             Err(error) => {
+                state.parking.clear();
                 state.suspend();
                 state.phase = Phase::Broken;
                 self.complain(&mut state, &error);
                 state.pay();
-                false
+                Found::NOTHING
             }
-        }
+        };
+        self.has_parked.store(!state.parking.is_empty(), Ordering::Release);
+        found
     }
 
     /// Reports that the ring cannot be served: to the operator once, to the frontend each time.
@@ -196,18 +223,19 @@ impl Ring {
         let mut waited = Duration::ZERO;
         loop {
             match self.state.try_lock() {
-                Ok(state) => return Ok(Quiesced::new(self, state)),
+                Ok(state) if state.parking.is_empty() => return Ok(Quiesced::new(self, state)),
+                // The worker has still to answer them.
+                Ok(_) => self.nudge.nudge(),
                 Err(TryLockError::Poisoned(poisoned)) => return Ok(Quiesced::new(self, poisoned.into_inner())),
-                Err(TryLockError::WouldBlock) if waited >= DRAIN_DEADLINE => {
-                    return Err(Fatal::DrainTimedOut(self.index));
-                }
-                Err(TryLockError::WouldBlock) => {
-                    let before = Instant::now();
-                    std::thread::sleep(Duration::from_micros(100));
-                    // A process that was stopped meanwhile has not waited for its worker.
-                    waited = waited.saturating_add(before.elapsed().min(Duration::from_millis(10)));
-                }
+                Err(TryLockError::WouldBlock) => {}
             }
+            if waited >= DRAIN_DEADLINE {
+                return Err(Fatal::DrainTimedOut(self.index));
+            }
+            let before = Instant::now();
+            std::thread::sleep(Duration::from_micros(100));
+            // A process that was stopped meanwhile has not waited for its worker.
+            waited = waited.saturating_add(before.elapsed().min(Duration::from_millis(10)));
         }
     }
 }
@@ -219,6 +247,49 @@ impl RingState {
             self.phase = Phase::Suspended;
             self.base = self.vring.queue_next_avail();
         }
+    }
+
+    /// Tries again what storage has delivered for, and drains the ring. Says also whether anything was answered or parked.
+    fn drain(
+        &mut self,
+        disk: &Disk,
+        stop: &AtomicBool,
+        scratch: &mut Scratch,
+        must_kick: bool,
+    ) -> Result<(Drained, bool), RingError> {
+        let mut work = Work { stop, scratch };
+        self.take_turn(disk, |turn| {
+            turn.resume(&mut work)?;
+            turn.drain(&mut work, TURN, must_kick)
+        })
+    }
+
+    /// Answers what waits for storage, since the ring is to stop.
+    fn finish(&mut self, disk: &Disk, scratch: &mut Scratch) -> Result<(Drained, bool), RingError> {
+        /// Storage is waited for as long as it takes: who stops the ring has the patience that it has.
+        static GO_ON: AtomicBool = AtomicBool::new(false);
+        let mut work = Work { stop: &GO_ON, scratch };
+        self.take_turn(disk, |turn| turn.finish(&mut work).map(|()| Drained::Stopped))
+    }
+
+    fn take_turn(
+        &mut self,
+        disk: &Disk,
+        act: impl FnOnce(&mut Turn<'_, &mut dyn FnMut()>) -> Result<Drained, RingError>,
+    ) -> Result<(Drained, bool), RingError> {
+        let memory = self.memory.memory();
+        let mut vring = self.vring.get_mut();
+        let queue = vring.get_queue_mut();
+        let before = (queue.next_avail(), queue.next_used());
+        let mut call = || signal(self.call.as_ref());
+        let drained = {
+            let mut turn = Turn::new(queue, &memory, disk, &mut self.parking, &mut call as &mut dyn FnMut());
+            let drained = act(&mut turn);
+            // Also when the ring turned out to be broken: the requests before that were answered, and their driver may sleep.
+            let announced = turn.announce();
+            drained.and_then(|drained| announced.map(|()| drained))
+        };
+        drained.map(|drained| (drained, before != (queue.next_avail(), queue.next_used())))
     }
 
     /// Signals what is owed.

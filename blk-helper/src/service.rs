@@ -2,7 +2,7 @@
 
 use crate::args::Config;
 use crate::backend::Backend;
-use crate::bell::Bell;
+use crate::bell::{Bell, Nudge};
 use crate::chain::SEG_MAX;
 use crate::control::Operator;
 use crate::disk::{Disk, Medium, ZERO_LIMITS};
@@ -12,8 +12,10 @@ use crate::overlay::Scratch;
 use crate::report::DiskFacts;
 use crate::resources::{Resources, disk_descriptors, way_descriptors};
 use crate::ring::Ring;
+use crate::staff::{Member, StaffError};
+use crate::warmer::{Warmer, Warming};
 use crate::watch::Watch;
-use crate::worker::{Post, Worker, WorkerError};
+use crate::worker::Draining;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::unistd::Pid;
@@ -38,7 +40,8 @@ pub(crate) struct Service {
     pub(crate) notify: Option<UnixDatagram>,
     pub(crate) exit_on_disconnect: Option<Duration>,
     pub(crate) control: Epoll,
-    pub(crate) workers: Vec<Worker>,
+    pub(crate) workers: Vec<Member>,
+    warmer: Member,
     watch: Arc<Watch>,
     pub(crate) backend: Arc<Mutex<Backend>>,
     disk: Arc<Disk>,
@@ -59,8 +62,8 @@ pub(crate) enum ServiceError {
         #[source]
         source: virtio_queue::Error,
     },
-    #[error("the workers are not ready")]
-    Worker(#[source] WorkerError),
+    #[error("the threads are not ready")]
+    Staff(#[source] StaffError),
 }
 
 impl Service {
@@ -78,9 +81,16 @@ impl Service {
             .map(|_| Bell::new().map(Arc::new))
             .collect::<Result<Vec<_>, _>>()
             .map_err(setup("a worker's bell"))?;
-        let rings = rings(config, &memory, &bells)?;
+        let bell = Bell::new().map(Arc::new).map_err(setup("the warmer's bell"))?;
+        let warmer = Arc::new(Warmer::new(Arc::clone(&bell)));
+        let rings = rings(config, &memory, &bells, &warmer)?;
         let watch = Arc::new(Watch::default());
         let workers = workers(&rings, &bells, &watch, &disk, resources.scratches)?;
+        let warming = Warming {
+            warmer,
+            disk: Arc::clone(&disk),
+        };
+        let warmer = Member::start("blk-warmer".into(), bell, warming).map_err(ServiceError::Staff)?;
 
         let geometry = Geometry {
             capacity: disk.capacity(),
@@ -105,6 +115,7 @@ impl Service {
             exit_on_disconnect: config.exit_on_disconnect,
             control,
             workers,
+            warmer,
             watch,
             backend: Arc::new(Mutex::new(backend)),
             disk,
@@ -174,12 +185,12 @@ impl Service {
         done
     }
 
-    /// Collects from each worker what the kernel says of it under the filter.
+    /// Collects from each thread what the kernel says of it under the filter.
     ///
     /// # Errors
-    /// [`WorkerError`].
-    pub(crate) fn prove(&self) -> Result<Vec<ThreadEvidence>, WorkerError> {
-        self.workers.iter().map(Worker::prove).collect()
+    /// [`StaffError`].
+    pub(crate) fn prove(&self) -> Result<Vec<ThreadEvidence>, StaffError> {
+        self.workers.iter().chain([&self.warmer]).map(Member::prove).collect()
     }
 }
 
@@ -192,10 +203,11 @@ impl Descriptors for Service {
         let mut list = disk_descriptors(&self.disk);
         list.extend(way_descriptors(&self.door, self.operator.as_ref()));
         list.push(described(self.control.0.as_raw_fd(), "epoll of the control thread"));
-        for worker in &self.workers {
-            let [epoll, bell] = worker.bell().numbers();
-            list.push(described(epoll, "epoll of a worker"));
-            list.push(described(bell, "bell of a worker"));
+        let workers = self.workers.iter().map(|worker| (worker, "a worker"));
+        for (member, whose) in workers.chain([(&self.warmer, "the warmer")]) {
+            let [epoll, bell] = member.bell().numbers();
+            list.push(described(epoll, &format!("epoll of {whose}")));
+            list.push(described(bell, &format!("bell of {whose}")));
         }
         if let Some(socket) = &self.notify {
             list.push(described(socket.as_raw_fd(), "socket to the service manager"));
@@ -205,12 +217,18 @@ impl Descriptors for Service {
 }
 
 /// One ring for each queue, each with the bell of the worker that drains it.
-fn rings(config: &Config, memory: &SharedMemory, bells: &[Arc<Bell>]) -> Result<Vec<Arc<Ring>>, ServiceError> {
+fn rings(
+    config: &Config,
+    memory: &SharedMemory,
+    bells: &[Arc<Bell>],
+    warmer: &Arc<Warmer>,
+) -> Result<Vec<Arc<Ring>>, ServiceError> {
     let size = config.queue_size;
     (0..usize::from(config.num_queues))
         .zip(bells.iter().cycle())
         .map(|(index, bell)| {
-            Ring::new(index, size, memory.clone(), Arc::clone(bell))
+            let nudge = Nudge::new(Arc::clone(bell));
+            Ring::new(index, size, memory.clone(), nudge, Arc::clone(warmer))
                 .map(Arc::new)
                 .map_err(|source| ServiceError::Ring { size, source })
         })
@@ -224,7 +242,7 @@ fn workers(
     watch: &Arc<Watch>,
     disk: &Arc<Disk>,
     scratches: Vec<Scratch>,
-) -> Result<Vec<Worker>, ServiceError> {
+) -> Result<Vec<Member>, ServiceError> {
     let watchers = u32::try_from(bells.len()).unwrap_or(u32::MAX);
     bells
         .iter()
@@ -232,13 +250,14 @@ fn workers(
         .enumerate()
         .map(|(index, (bell, scratch))| {
             let share = rings.iter().skip(index).step_by(bells.len());
-            let post = Post {
-                bell: Arc::clone(bell),
+            let draining = Draining {
+                rings: share.map(Arc::clone).collect(),
+                disk: Arc::clone(disk),
+                scratch,
                 watch: Arc::clone(watch),
                 watchers,
             };
-            let rings = share.map(Arc::clone).collect();
-            Worker::start(index, post, rings, Arc::clone(disk), scratch).map_err(ServiceError::Worker)
+            Member::start(format!("blk-worker{index}"), Arc::clone(bell), draining).map_err(ServiceError::Staff)
         })
         .collect()
 }

@@ -5,10 +5,14 @@
 //! position is never used, since threads share it. Where bytes must be changed on the way (encryption, a part of a cluster),
 //! [`Buffers::copy_to`] and [`Buffers::copy_from`] are the copy.
 //!
+//! Reading may be told not to wait for storage ([`Patience`]): what is not in the page cache is then an error, and on its
+//! way there.
+//!
 //! Knows nothing of virtio, clusters or disks.
 #![allow(unsafe_code, reason = "listed: the vectored calls on guest memory live here")]
 
-use std::io;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd};
 use vm_memory::VolatileSlice;
 
@@ -82,6 +86,12 @@ impl<'a> Buffers<'a> {
         }
     }
 
+    /// The window's bytes, if they lie in one buffer.
+    pub(crate) fn contiguous(self) -> Option<GuestSlice<'a>> {
+        let first = self.slices.first()?;
+        first.subslice(self.skip, self.len).ok()
+    }
+
     /// Fills the guest's buffers with zeros.
     pub(crate) fn fill_zero(self) {
         const ZEROS: [u8; 4096] = [0; 4096];
@@ -126,16 +136,67 @@ impl<'a> Buffers<'a> {
     }
 }
 
+/// Whether reading may wait for storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// As long as it takes.
+    Endless,
+    /// Not at all: what is not in memory is [`io::ErrorKind::WouldBlock`]. The kernel begins to fetch it (since Linux 6.0).
+    None,
+}
+
+impl Patience {
+    fn flags(self) -> libc::c_int {
+        match self {
+            Self::Endless => 0,
+            Self::None => libc::RWF_NOWAIT,
+        }
+    }
+}
+
+/// Whether the file system of `file` can read without waiting. What it cannot, it says whatever is read.
+pub(crate) fn can_refuse_to_wait(file: &impl AsFd) -> bool {
+    !matches!(
+        preadv2(file, &mut [IoSliceMut::new(&mut [0])], 0, ReadWriteFlags::NOWAIT),
+        Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS)
+    )
+}
+
 /// Fills `into` from `file` at `offset`.
 ///
 /// # Errors
 /// What the kernel says; [`io::ErrorKind::UnexpectedEof`] when the file ends before `into` is full.
-pub(crate) fn read_at(file: &impl AsFd, offset: u64, into: Buffers<'_>) -> io::Result<()> {
+pub(crate) fn read_at(file: &impl AsFd, offset: u64, into: Buffers<'_>, patience: Patience) -> io::Result<()> {
     move_all(offset, into, io::ErrorKind::UnexpectedEof, |vectors, count, at| {
         // SAFETY: each vector is a part of a live `VolatileSlice`, whose memory stays mapped while `into` borrows it;
         // the kernel writes there as another device would, and no reference to those bytes exists.
-        unsafe { libc::preadv(file.as_fd().as_raw_fd(), vectors, count, at) }
+        unsafe { libc::preadv2(file.as_fd().as_raw_fd(), vectors, count, at, patience.flags()) }
     })
+}
+
+/// Fills this process's own memory from `file` at `offset`.
+///
+/// # Errors
+/// As [`read_at`].
+pub(crate) fn read_bytes_at(file: &impl AsFd, offset: u64, into: &mut [u8], patience: Patience) -> io::Result<()> {
+    let flags = match patience {
+        Patience::Endless => ReadWriteFlags::empty(),
+        Patience::None => ReadWriteFlags::NOWAIT,
+    };
+    let mut rest = into;
+    let mut at = offset;
+    while !rest.is_empty() {
+        match preadv2(file, &mut [IoSliceMut::new(rest)], at, flags) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(moved) => {
+                rest = rest.get_mut(moved..).unwrap_or_default();
+                at = at.saturating_add(u64::try_from(moved).unwrap_or(u64::MAX));
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Writes all of `from` to `file` at `offset`.
@@ -217,7 +278,7 @@ mod tests {
         let mut memory = vec![0; 700];
         let parts = slices(&mut memory, &[1, 0, 300, 399]);
 
-        read_at(&file, 100, Buffers::new(&parts)).unwrap();
+        read_at(&file, 100, Buffers::new(&parts), Patience::Endless).unwrap();
 
         assert_eq!(memory, pattern(1000)[100..800]);
     }
@@ -241,7 +302,7 @@ mod tests {
         let mut memory = vec![0; 11];
         let parts = slices(&mut memory, &[11]);
 
-        let error = read_at(&file, 0, Buffers::new(&parts)).unwrap_err();
+        let error = read_at(&file, 0, Buffers::new(&parts), Patience::Endless).unwrap_err();
 
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }

@@ -1,184 +1,90 @@
-//! A worker: a thread that drains its rings, for as long as the process lives.
-//!
-//! It is started before the filter is loaded, proves what confines it, and never ends: a worker that could not go on would
-//! leave a queue dead in a live process, so what it cannot handle ends the process.
+//! A worker: a thread that drains its rings, and watches over the control thread while there is nothing to drain.
 
 use crate::bell::{Bell, Came, Patience};
 use crate::disk::Disk;
 use crate::overlay::Scratch;
+use crate::pace::Pace;
 use crate::ring::Ring;
+use crate::staff::Task;
 use crate::watch::Watch;
-use policy::ThreadEvidence;
 use protocol::launch::ExitCode;
-use std::io;
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
-use std::time::Duration;
-use thiserror::Error;
+use std::time::Instant;
 
-/// How long a worker may take to say what confines it.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Rounds of looking at rings after which the bell is looked at too: rings that nobody looks at must not wait long for their
+/// kicks to be noticed, and a look at the bell costs about as much as a small request.
+const ROUNDS: u32 = 16;
 
-/// Why the workers are not ready.
-#[derive(Debug, Error)]
-pub(crate) enum WorkerError {
-    #[error("cannot start the thread {name}")]
-    Start {
-        name: String,
-        #[source]
-        source: io::Error,
-    },
-    #[error("the thread {name} is not confined")]
-    Unconfined {
-        name: String,
-        #[source]
-        source: policy::StepError,
-    },
-    #[error("the thread {name} said nothing about its confinement")]
-    Silent {
-        name: String,
-        #[source]
-        source: RecvTimeoutError,
-    },
-}
-
-/// Where a worker stands: what wakes it, and what it watches over, with how many others.
-#[derive(Clone, Debug)]
-pub(crate) struct Post {
-    pub(crate) bell: Arc<Bell>,
+/// What a worker has to do.
+pub(crate) struct Draining {
+    /// The rings that ring its bell.
+    pub(crate) rings: Vec<Arc<Ring>>,
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) scratch: Scratch,
     pub(crate) watch: Arc<Watch>,
+    /// How many watch over the control thread.
     pub(crate) watchers: u32,
 }
 
-/// A started worker, as the control thread knows it.
-#[derive(Debug)]
-pub(crate) struct Worker {
-    name: String,
-    bell: Arc<Bell>,
-    evidence: Receiver<Result<ThreadEvidence, policy::StepError>>,
-}
-
-impl Worker {
-    /// Starts the worker `index` at `post`, for the `rings` whose bell is there.
-    ///
-    /// # Errors
-    /// [`WorkerError`].
-    pub(crate) fn start(
-        index: usize,
-        post: Post,
-        rings: Vec<Arc<Ring>>,
-        disk: Arc<Disk>,
-        scratch: Scratch,
-    ) -> Result<Self, WorkerError> {
-        let name = format!("blk-worker{index}");
-        let (tell, evidence) = channel();
-        let body = {
-            let (name, post) = (name.clone(), post.clone());
-            move || run(&name, &tell, &post, &rings, &disk, scratch)
-        };
-        thread::Builder::new()
-            .name(name.clone())
-            .spawn(body)
-            .map_err(|source| WorkerError::Start {
-                name: name.clone(),
-                source,
-            })?;
-        let worker = Self {
-            name,
-            bell: post.bell,
-            evidence,
-        };
-        worker.evidence()?;
-        Ok(worker)
-    }
-
-    /// The worker's alarm.
-    pub(crate) fn bell(&self) -> &Bell {
-        &self.bell
-    }
-
-    /// Asks the worker what confines it now that the filter is loaded.
-    ///
-    /// # Errors
-    /// [`WorkerError`].
-    pub(crate) fn prove(&self) -> Result<ThreadEvidence, WorkerError> {
-        self.bell.ring();
-        self.evidence()
-    }
-
-    fn evidence(&self) -> Result<ThreadEvidence, WorkerError> {
-        match self.evidence.recv_timeout(PATIENCE) {
-            Ok(Ok(evidence)) => Ok(evidence),
-            Ok(Err(source)) => Err(WorkerError::Unconfined {
-                name: self.name.clone(),
-                source,
-            }),
-            Err(source) => Err(WorkerError::Silent {
-                name: self.name.clone(),
-                source,
-            }),
+impl Task for Draining {
+    fn run(mut self, bell: &Bell) -> nix::Result<Infallible> {
+        let mut look_at = vec![false; self.rings.len()];
+        let mut pace = Pace::new(Instant::now());
+        let mut round = 0u32;
+        loop {
+            let sleeps = !look_at.contains(&true);
+            if sleeps || round.is_multiple_of(ROUNDS) {
+                self.wait(bell, sleeps, &mut look_at)?;
+                if sleeps {
+                    pace.woken();
+                }
+            }
+            round = round.wrapping_add(1);
+            self.look(&mut look_at, &mut pace);
         }
     }
 }
 
-/// The thread's life: evidence before the filter, evidence under the filter, then its rings.
-fn run(
-    name: &str,
-    tell: &Sender<Result<ThreadEvidence, policy::StepError>>,
-    post: &Post,
-    rings: &[Arc<Ring>],
-    disk: &Disk,
-    scratch: Scratch,
-) {
-    let mut evidence = match policy::read_back_thread(name) {
-        Ok(evidence) => evidence,
-        Err(error) => {
-            // Whoever receives this ends the process.
-            let _ = tell.send(Err(error));
-            return;
-        }
-    };
-    let _ = tell.send(Ok(evidence.clone()));
-    // The bell rings once the filter is loaded; nothing else can ring it before.
-    let waited = await_bell(&post.bell);
-    evidence.seccomp_mode = policy::seccomp_mode().unwrap_or(0);
-    let _ = tell.send(Ok(evidence));
-    let failed = waited.and_then(|()| serve(post, rings, disk, scratch));
-    log::error!("{name}: cannot wait for kicks: {failed:?}");
-    policy::signals::exit_now(ExitCode::ServeFailed.number());
-}
-
-/// Waits until the bell is rung, whatever else wakes the thread.
-fn await_bell(bell: &Bell) -> nix::Result<()> {
-    while bell.wait(Patience::Endless, |_| {})? != Came::Bell {}
-    Ok(())
-}
-
-/// Drains rings for ever, and watches over the control thread while there is nothing to drain.
-fn serve(post: &Post, rings: &[Arc<Ring>], disk: &Disk, mut scratch: Scratch) -> nix::Result<()> {
-    let mut ready = vec![false; rings.len()];
-    loop {
-        let patience = if ready.contains(&true) {
-            Patience::None
-        } else if post.watch.is_on() {
-            Patience::Short
-        } else {
-            Patience::Endless
+impl Draining {
+    /// Waits for kicks, if it may, and marks the rings that have them.
+    fn wait(&self, bell: &Bell, sleeps: bool, look_at: &mut [bool]) -> nix::Result<()> {
+        let patience = match (sleeps, self.watch.is_on()) {
+            (false, _) => Patience::None,
+            (true, true) => Patience::Short,
+            (true, false) => Patience::Endless,
         };
-        let came = post.bell.wait(patience, |kicked| {
-            for (ring, ready) in rings.iter().zip(&mut ready) {
-                *ready |= ring.index() == kicked;
+        let came = bell.wait(patience, |kicked| {
+            for (ring, look) in self.rings.iter().zip(&mut *look_at) {
+                *look |= ring.index() == kicked;
             }
         })?;
-        if came == Came::Nothing && patience == Patience::Short && post.watch.is_overdue(post.watchers) {
+        if came == Came::Nothing && patience == Patience::Short && self.watch.is_overdue(self.watchers) {
             log::error!("a frontend keeps the control thread waiting; the disk is burnt");
             policy::signals::exit_now(ExitCode::Stalled.number());
         }
-        for (ring, ready) in rings.iter().zip(&mut ready) {
-            if *ready | ring.take_nudge() {
-                *ready = ring.turn(disk, &mut scratch);
+        Ok(())
+    }
+
+    /// Gives each marked ring its turn, and marks those to be looked at again.
+    fn look(&mut self, look_at: &mut [bool], pace: &mut Pace) {
+        let mut found = false;
+        // Whoever looks again soon need not be kicked.
+        let must_kick = !pace.is_looking();
+        for (ring, look) in self.rings.iter().zip(look_at) {
+            if *look | ring.take_nudge() {
+                let at = ring.turn(&self.disk, &mut self.scratch, must_kick);
+                found |= at.some;
+                *look = at.look_again;
             }
+        }
+        if !must_kick {
+            let now = Instant::now();
+            if found {
+                pace.found(now);
+            }
+            // When it does not go on, the next round, in vain, makes drivers kick again.
+            pace.goes_on(now);
         }
     }
 }

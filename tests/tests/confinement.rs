@@ -111,7 +111,10 @@ fn the_report_knows_every_thread() {
         .len();
 
     assert_eq!(reported, threads(&helper).len());
-    assert_eq!(reported, 4, "three workers, and who controls them");
+    assert_eq!(
+        reported, 5,
+        "three workers, who waits for storage, and who controls them"
+    );
     helper.terminate();
 }
 

@@ -11,6 +11,7 @@ use super::map::{Cluster, State};
 use super::runs::{Run, clusters_of};
 use super::slots::SlotRun;
 use super::{CLUSTER, CLUSTER_BYTES, Overlay, OverlayError, Work};
+use crate::cold::Part;
 use crate::transfer::Buffers;
 use protocol::units::ByteRange;
 use std::io;
@@ -83,12 +84,16 @@ impl Overlay {
         }
         let cluster = part.start() / CLUSTER_BYTES;
         let first_byte = cluster.saturating_mul(CLUSTER_BYTES);
+        let patience = work.scratch.cold.patience();
         let content = work.scratch.part(0..CLUSTER);
         content.fill(0);
         if state == State::Clean {
-            self.base
-                .read_bytes(first_byte, content)
-                .map_err(OverlayError::io("read the base"))?;
+            let read = self.base.read_bytes(first_byte, content, patience);
+            read.map_err(OverlayError::io("read the base")).inspect_err(|error| {
+                if matches!(error, OverlayError::Cold) {
+                    work.scratch.cold.note(Part::Base, first_byte, CLUSTER_BYTES);
+                }
+            })?;
         }
         patch(work.scratch.part(within_cluster(part)));
 

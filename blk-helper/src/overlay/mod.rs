@@ -35,6 +35,7 @@ mod slots;
 mod store;
 
 use crate::base::Base;
+use crate::cold::Part;
 use crate::transfer::Buffers;
 use map::{Cluster, ClusterMap, Slot, State};
 use protocol::control::OverlayStatus;
@@ -92,6 +93,9 @@ pub(crate) enum OverlayError {
     /// The ring was told to stop between two slices.
     #[error("stopped")]
     Stopped,
+    /// Storage has to deliver something first, and there was no patience for that: what, is noted.
+    #[error("storage has to deliver something first")]
+    Cold,
     /// The operator's limit on the overlay is reached.
     #[error("the overlay has reached its limit")]
     LimitReached,
@@ -109,8 +113,30 @@ pub(crate) enum OverlayError {
 
 impl OverlayError {
     pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { doing, source }
+        move |source| {
+            if source.kind() == io::ErrorKind::WouldBlock {
+                Self::Cold
+            } else {
+                Self::Io { doing, source }
+            }
+        }
     }
+}
+
+/// Reads from the base as long as the worker has patience.
+pub(crate) fn read_base(
+    base: &Base,
+    range: ByteRange,
+    into: Buffers<'_>,
+    work: &mut Work<'_>,
+) -> Result<(), OverlayError> {
+    let cold = &mut work.scratch.cold;
+    let read = base.read(range, into, cold.patience());
+    read.map_err(OverlayError::io("read the base")).inspect_err(|error| {
+        if matches!(error, OverlayError::Cold) {
+            cold.note(Part::Base, range.start(), range.len());
+        }
+    })
 }
 
 /// Limits an operator sets.
@@ -163,30 +189,37 @@ impl Overlay {
         self.slots().status()
     }
 
+    /// Waits until storage has delivered a place of the overlay's file.
+    pub(crate) fn warm(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.store.warm(offset, into)
+    }
+
     /// Reads `range` into the guest's buffers, which are as long.
     ///
     /// # Errors
     /// [`OverlayError`]; what the buffers then hold is unspecified, but always bytes of this disk.
     pub(crate) fn read(&self, range: ByteRange, into: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
         let mut rest = into;
+        let mut cold = false;
         for slice in range.pieces(REGION_BYTES) {
             work.go_on()?;
             let _shared = self.regions.shared(slice);
             for run in self.runs(slice) {
                 let now;
                 (now, rest) = rest.split_at(run.part.len());
-                self.read_run(run, now, work)?;
+                match self.read_run(run, now, work) {
+                    // The others are tried all the same, so that storage delivers all that is missing at once.
+                    Err(OverlayError::Cold) => cold = true,
+                    other => other?,
+                }
             }
         }
-        Ok(())
+        if cold { Err(OverlayError::Cold) } else { Ok(()) }
     }
 
     fn read_run(&self, run: Run, into: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
         match run.state {
-            State::Clean => self
-                .base
-                .read(run.part, into)
-                .map_err(OverlayError::io("read the base")),
+            State::Clean => read_base(&self.base, run.part, into, work),
             State::Dirty(slot) => self
                 .store
                 .read(slot, run.within_cluster(), into, work.scratch)

@@ -6,7 +6,8 @@
 use super::CLUSTER_BYTES;
 use super::map::Slot;
 use super::scratch::{SCRATCH_BYTES, SCRATCH_SLOTS, Scratch};
-use crate::transfer::{Buffers, read_at, write_at};
+use crate::cold::Part;
+use crate::transfer::{Buffers, Patience, can_refuse_to_wait, read_at, read_bytes_at, write_at};
 use nix::fcntl::{FallocateFlags, OFlag, fallocate, open, openat};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
@@ -151,11 +152,15 @@ fn check_nameless(file: &OwnedFd, path: &Path) -> Result<(), OverlayFileError> {
 #[derive(Debug)]
 pub(super) struct Store {
     file: OverlayFile,
+    can_refuse_to_wait: bool,
 }
 
 impl Store {
     pub(super) fn new(file: OverlayFile) -> Self {
-        Self { file }
+        Self {
+            can_refuse_to_wait: can_refuse_to_wait(&file),
+            file,
+        }
     }
 
     pub(super) fn file(&self) -> &OverlayFile {
@@ -163,17 +168,49 @@ impl Store {
     }
 
     /// Fills `into` from `slot` and its neighbours, beginning `within` bytes into it.
+    ///
+    /// # Errors
+    /// What the kernel says. What is not in memory, and for which there is no patience, is noted.
     pub(super) fn read(&self, slot: Slot, within: u64, into: Buffers<'_>, scratch: &mut Scratch) -> io::Result<()> {
+        let patience = if self.can_refuse_to_wait {
+            scratch.cold.patience()
+        } else {
+            Patience::Endless
+        };
+        let read = self.read_with(slot, within, into, scratch, patience);
+        if read
+            .as_ref()
+            .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        {
+            scratch
+                .cold
+                .note(Part::Overlay, offset(slot, within), bytes(into.len()));
+        }
+        read
+    }
+
+    fn read_with(
+        &self,
+        slot: Slot,
+        within: u64,
+        into: Buffers<'_>,
+        scratch: &mut Scratch,
+        patience: Patience,
+    ) -> io::Result<()> {
         if !scratch.encrypts() {
-            return read_at(&self.file, offset(slot, within), into);
+            return read_at(&self.file, offset(slot, within), into, patience);
         }
         for (slot, part, now) in pieces(slot, within, into) {
             let from = offset(slot, bytes(part.start));
-            self.file.file.read_exact_at(scratch.part(part.clone()), from)?;
-            scratch.decrypt(slot, part.end)?;
-            now.copy_from(scratch.part(part));
+            read_bytes_at(&self.file, from, scratch.part(part.clone()), patience)?;
+            scratch.decrypt_into(slot, part, now)?;
         }
         Ok(())
+    }
+
+    /// Waits until storage has delivered what is at `offset`, into memory of no meaning.
+    pub(super) fn warm(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        read_bytes_at(&self.file, offset, into, Patience::Endless)
     }
 
     /// Writes `from` to `slot` and its neighbours, beginning `within` bytes into it.
@@ -182,8 +219,9 @@ impl Store {
             return write_at(&self.file, offset(slot, within), from);
         }
         for (slot, part, now) in pieces(slot, within, from) {
-            now.copy_to(scratch.part(part.clone()));
-            self.write_part(slot, part, scratch)?;
+            scratch.encrypt_from(slot, part.clone(), now)?;
+            let to = offset(slot, bytes(part.start));
+            self.file.file.write_all_at(scratch.part(part), to)?;
         }
         Ok(())
     }

@@ -22,8 +22,7 @@ impl Drop for Quiesced<'_> {
         self.ring.stop.store(false, Ordering::Release);
         let owed = self.state.owed.call || self.state.owed.err;
         if owed || self.state.phase == Phase::Active {
-            self.ring.nudged.store(true, Ordering::Release);
-            self.ring.bell.ring();
+            self.ring.nudge.nudge();
         }
     }
 }
@@ -85,7 +84,7 @@ impl<'r> Quiesced<'r> {
     /// When the kernel cannot wait for it.
     pub(crate) fn set_kick(&mut self, kick: File) -> nix::Result<()> {
         self.drop_kick();
-        self.ring.bell.listen(&kick, self.ring.index)?;
+        self.ring.nudge.bell().listen(&kick, self.ring.index)?;
         self.state.kick = Some(kick);
         if self.state.phase == Phase::Stopped {
             self.state.phase = Phase::Suspended;
@@ -96,7 +95,7 @@ impl<'r> Quiesced<'r> {
     fn drop_kick(&mut self) {
         if let Some(kick) = self.state.kick.take() {
             // Explicitly: the frontend has the same eventfd open, so that closing ours would leave it in the set.
-            self.ring.bell.ignore(&kick);
+            self.ring.nudge.bell().ignore(&kick);
         }
     }
 
@@ -203,8 +202,8 @@ impl<'r> Quiesced<'r> {
     }
 }
 
-/// Where a ring goes on: everything before the used index was completed, for this device completes in order and drains
-/// before it stops. A frontend may name an index beyond it (cloud-hypervisor, after a reconnect, names the available
+/// Where a ring goes on: everything before the used index was completed, for this device answers all that it popped before it
+/// stops. A frontend may name an index beyond it (cloud-hypervisor, after a reconnect, names the available
 /// index); the requests in between were never answered, and are executed now.
 fn resume_at(base: u16, used: u16, size: u16) -> u16 {
     if base.wrapping_sub(used) <= size { used } else { base }

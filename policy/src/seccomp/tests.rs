@@ -47,10 +47,14 @@ fn bits(value: i32) -> u64 {
 
 #[test]
 fn reads_at_an_offset_are_for_the_disk_only() {
-    for call in [libc::SYS_pread64, libc::SYS_preadv] {
-        assert_eq!(verdict(call, with(BASE)), Verdict::Allowed);
-        assert_eq!(verdict(call, with(OVERLAY)), Verdict::Allowed);
-        assert_eq!(verdict(call, with(OTHER)), Verdict::Killed);
+    let read = |fd, flags| verdict(libc::SYS_preadv2, [fd, 0, 0, 0, 0, bits(flags)]);
+    for flags in [0, libc::RWF_NOWAIT] {
+        assert_eq!(read(BASE, flags), Verdict::Allowed);
+        assert_eq!(read(OVERLAY, flags), Verdict::Allowed);
+        assert_eq!(read(OTHER, flags), Verdict::Killed);
+    }
+    for flags in [libc::RWF_HIPRI, libc::RWF_NOWAIT | libc::RWF_APPEND] {
+        assert_eq!(read(BASE, flags), Verdict::Killed);
     }
 }
 
@@ -324,8 +328,8 @@ fn calls_have_the_names_of_their_constants() {
     assert_eq!(
         call,
         Call {
-            name: "pread64",
-            number: libc::SYS_pread64
+            name: "preadv2",
+            number: libc::SYS_preadv2
         }
     );
 }
