@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tests::guest::{Assets, Disk, Guest, GuestError, Spec, System};
+use tests::require;
 
 /// Starting a guest takes 4 s (busybox) to 10 s (Debian) on an idle machine of two cores; the rest is a loaded one.
 const BOOT: Duration = Duration::from_secs(240);
@@ -16,6 +17,7 @@ const COMMAND: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_busybox_guest_runs_commands_and_says_how_they_ended() {
+    require!(first_time);
     let mut guest = Guest::boot(Spec::new(System::Busybox).unwrap(), BOOT).unwrap();
 
     let good = guest.sh("printf 'one\\ntwo'; echo three >&2", COMMAND).unwrap();
@@ -30,6 +32,7 @@ fn a_busybox_guest_runs_commands_and_says_how_they_ended() {
 
 #[test]
 fn a_command_that_hangs_or_is_too_long_is_an_error_and_the_guest_goes_on() {
+    require!(first_time);
     let mut guest = Guest::boot(Spec::new(System::Busybox).unwrap(), BOOT).unwrap();
 
     let hung = guest.sh("sleep 3; echo late", Duration::from_secs(1)).unwrap_err();
@@ -44,6 +47,7 @@ fn a_command_that_hangs_or_is_too_long_is_an_error_and_the_guest_goes_on() {
 
 #[test]
 fn a_guest_that_loses_its_power_has_ended() {
+    require!(first_time);
     let (watcher, shown) = channel();
     let spec = Spec::new(System::Busybox).unwrap().watched_by(watcher);
     let mut guest = Guest::boot(spec, BOOT).unwrap();
@@ -57,6 +61,7 @@ fn a_guest_that_loses_its_power_has_ended() {
 
 #[test]
 fn a_debian_guest_boots_works_reboots_and_leaves_a_clean_file_system() {
+    require!(first_time);
     let copy = Copy::of(&Assets::find().unwrap().debian);
     let spec = Spec::new(System::Debian).unwrap().disk(Disk::QemuRaw(copy.0.clone()));
     let mut guest = Guest::boot(spec, BOOT).unwrap();
@@ -81,6 +86,7 @@ fn a_debian_guest_boots_works_reboots_and_leaves_a_clean_file_system() {
 
 #[test]
 fn a_vhost_user_disk_of_another_backend_works_with_four_queues() {
+    require!(first_time);
     let backend = OtherBackend::start();
     let spec = Spec::new(System::Busybox)
         .unwrap()

@@ -9,6 +9,7 @@ use nix::sys::socket::{MsgFlags, send};
 use protocol::launch::ExitCode;
 use tests::abuse::lingering;
 use tests::place::Place;
+use tests::require;
 use tests::wire::{VERSION, Wire, code, header};
 
 /// Longer than the helper's patience, on a loaded machine too.
@@ -17,6 +18,7 @@ const LIMIT: Duration = Duration::from_secs(80);
 /// The control thread could be held for ever by a message that was shorter than it seemed.
 #[test]
 fn a_message_that_only_seems_whole_ends_the_helper_with_its_own_code() {
+    require!(first_time);
     let place = Place::with_noise(1 << 20, 1);
     let helper = place.helper().start();
     let stream = UnixStream::connect(helper.socket()).unwrap();
@@ -33,6 +35,7 @@ fn a_message_that_only_seems_whole_ends_the_helper_with_its_own_code() {
 /// SIGTERM was left pending on the very thread that a frontend held.
 #[test]
 fn sigterm_is_obeyed_while_a_descriptor_holds_the_control_thread() {
+    require!(first_time);
     let place = Place::with_noise(1 << 20, 1);
     let helper = place.helper().start();
     let wire = Wire::connect(helper.socket());

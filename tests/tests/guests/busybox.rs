@@ -2,6 +2,7 @@
 
 use tests::guest::Guest;
 use tests::place::Place;
+use tests::require;
 
 use crate::support::{Tools, boot, busybox, guest_digest, host_digest, mount_tools, ok, poweroff, reboot, tool, turn};
 
@@ -12,6 +13,7 @@ const SERIAL: &str = "burnt-after-use-0001";
 
 #[test]
 fn a_guest_with_one_queue_uses_the_disk_and_keeps_its_data_over_a_reboot() {
+    require!(first_time);
     let _turn = turn();
 
     a_guest_uses_the_disk(1, 2);

@@ -17,6 +17,7 @@ const LIMIT: &str = "32M";
 
 #[test]
 fn a_guest_at_its_limit_gets_errors_and_works_again_after_a_trim() {
+    require!(first_time);
     let _turn = turn();
     let place = Place::with_noise(DISK, 5);
     let helper = place.helper().value("--overlay-limit", LIMIT).start();

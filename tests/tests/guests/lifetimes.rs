@@ -5,6 +5,7 @@ use std::time::Duration;
 use protocol::launch::ExitCode;
 use tests::guest::{Disk, System};
 use tests::place::Place;
+use tests::require;
 
 use crate::support::{COMMAND, Tools, boot, busybox, guest_digest, machine, mount_tools, ok, poweroff, tool, turn};
 
@@ -15,6 +16,7 @@ const RECONNECTED: Duration = Duration::from_secs(60);
 
 #[test]
 fn what_was_synced_before_qemu_was_killed_is_there_for_the_next_one() {
+    require!(first_time);
     let _turn = turn();
     let place = Place::with_noise(DISK, 2);
     let helper = place.helper().start();
@@ -50,6 +52,7 @@ fn what_was_synced_before_qemu_was_killed_is_there_for_the_next_one() {
 
 #[test]
 fn a_fresh_overlay_is_not_served_to_a_guest_that_lives() {
+    require!(first_time);
     let _turn = turn();
     let place = Place::with_noise(DISK, 3);
     let first = place.helper().start();

@@ -1,6 +1,7 @@
 //! A disk without an overlay: the guest knows that it cannot write, and cannot.
 
 use tests::place::Place;
+use tests::require;
 
 use crate::support::{Tools, boot, busybox, fails, guest_digest, host_digest, ok, poweroff, turn};
 
@@ -8,6 +9,7 @@ const DISK: usize = 16 << 20;
 
 #[test]
 fn a_read_only_disk_is_read_only_to_the_guest() {
+    require!(first_time);
     let _turn = turn();
     let place = Place::with_noise(DISK, 4);
     let helper = place.helper().read_only().start();

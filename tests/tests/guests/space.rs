@@ -15,6 +15,7 @@ const DISK: usize = 96 << 20;
 
 #[test]
 fn what_a_guest_discards_the_host_has_again() {
+    require!(first_time);
     require!(root);
     let _turn = turn();
     let place = Place::with_noise(DISK, 7);
