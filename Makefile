@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build images test demo demo-shell bench-boot lint audit clean clean-cache
+.PHONY: help deps build images test demo demo-shell bench bench-boot lint audit clean clean-cache
 
 export MAYFLY_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mayfly
 export PATH := $(HOME)/.cargo/bin:$(PATH):$(MAYFLY_CACHE)/tools/bin
@@ -36,6 +36,10 @@ demo-shell: images build ## the same guest on this terminal: "mayfly run" and no
 	    'C-a h shows the keys (C-a is Ctrl and a, then the letter): C-a c what runs, C-a x the end.' \
 	    'All other keys are for the guest, Ctrl-C too. It boots for some seconds; poweroff ends it as well.' ''
 	target/release/mayfly run $(debian)
+
+bench: build ## the disk beside its peers, in numbers: BENCH="--quick" for a look, "--rows read,touch", "--rounds N"
+	@cargo build --quiet --release -p tests --bin bench
+	@target/release/bench $(BENCH)
 
 bench-boot: images build ## boot time beside QEMU's microvm, and memory, on an emulated host with a real KVM (about 3 minutes)
 	@cargo build --quiet --release -p tests --bin nested --bin inside

@@ -1,8 +1,9 @@
 //! Guest memory: a memfd that the helper maps and that this side reads and writes by system call.
 //!
 //! Both see the same pages, so what is written here is what the device reads, and nobody here holds a reference into
-//! memory that another process changes. Only the two-byte indices of rings, which both sides touch at the same
-//! time, go through vm-memory's atomic accessors: a copy by system call is not one access.
+//! memory that another process changes. Only what both sides touch at the same time, as the two-byte indices of
+//! rings, goes through vm-memory's atomic accessors: a copy by system call is not one access. (A driver that must be
+//! fast uses them for all of a ring.)
 //!
 //! It knows addresses and bytes, nothing about rings or requests.
 
@@ -13,7 +14,7 @@ use std::sync::atomic::Ordering;
 
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
+use vm_memory::{AtomicAccess, Bytes, FileOffset, MmapRegion, VolatileMemory};
 
 /// Where the guest sees the memory begin. Far from 0, so that a forgotten translation shows, and in a part of the
 /// address space where no process has a mapping by itself.
@@ -24,7 +25,7 @@ pub const GUEST_BASE: u64 = 0x10_0000_0000;
 pub struct GuestMemory {
     file: File,
     len: u64,
-    indices: MmapRegion<()>,
+    mapping: MmapRegion<()>,
 }
 
 impl GuestMemory {
@@ -56,8 +57,8 @@ impl GuestMemory {
         let file = File::from(fd);
         file.set_len(len).expect("a sparse memfd of any size can be made");
         let mapped = FileOffset::new(file.try_clone().expect("a descriptor can be duplicated"), 0);
-        let indices = MmapRegion::from_file(mapped, position(len)).expect("guest memory can be mapped");
-        Self { file, len, indices }
+        let mapping = MmapRegion::from_file(mapped, position(len)).expect("guest memory can be mapped");
+        Self { file, len, mapping }
     }
 
     /// How many bytes there are.
@@ -123,11 +124,7 @@ impl GuestMemory {
     /// If there are no two aligned bytes of memory.
     #[must_use]
     pub fn load_index(&self, at: u64) -> u16 {
-        let all = self.indices.as_volatile_slice();
-        u16::from_le(
-            all.load(position(at), Ordering::Acquire)
-                .expect("ring indices are aligned and inside"),
-        )
+        u16::from_le(self.load(at, Ordering::Acquire))
     }
 
     /// Sets the ring index at `at`, after everything that was written before.
@@ -136,9 +133,30 @@ impl GuestMemory {
     ///
     /// If there are no two aligned bytes of memory.
     pub fn store_index(&self, at: u64, index: u16) {
-        let all = self.indices.as_volatile_slice();
-        all.store(index.to_le(), position(at), Ordering::Release)
-            .expect("ring indices are aligned and inside");
+        self.store(at, index.to_le(), Ordering::Release);
+    }
+
+    /// The number at `at`, in one access.
+    ///
+    /// # Panics
+    ///
+    /// If it is not aligned, or not inside the memory.
+    #[must_use]
+    pub fn load<T: AtomicAccess>(&self, at: u64, order: Ordering) -> T {
+        let all = self.mapping.as_volatile_slice();
+        all.load(position(at), order)
+            .expect("what a ring is made of is aligned and inside")
+    }
+
+    /// Sets the number at `at`, in one access.
+    ///
+    /// # Panics
+    ///
+    /// If it is not aligned, or not inside the memory.
+    pub fn store<T: AtomicAccess>(&self, at: u64, value: T, order: Ordering) {
+        let all = self.mapping.as_volatile_slice();
+        all.store(value, position(at), order)
+            .expect("what a ring is made of is aligned and inside");
     }
 
     /// The little-endian 32-bit number at `at`, which the other side is not writing now.
