@@ -2,16 +2,23 @@
 //!
 //! All get their socket by descriptor, so nobody waits for anybody's path to appear. It knows command lines, not rings.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Guest};
 use crate::failure::Failure;
+
+/// What the backend that runs now writes to standard error.
+const LOG: &str = "log";
 
 /// Who serves the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,59 +56,111 @@ impl Kind {
 /// A backend that runs, and its disk.
 #[derive(Debug)]
 pub(crate) struct Backend {
-    child: Child,
-    /// The disk. It goes before the process does.
+    process: Process,
+    /// The disk.
     pub(crate) disk: Disk,
+    /// How long it took from the program's start until a read was answered.
+    pub(crate) spawned: Duration,
+    /// The same with whatever its overlay needed before.
+    pub(crate) prepared: Duration,
 }
 
 impl Backend {
     /// Starts one over `base`, with its overlay in `dir`, and waits until it has answered a read.
     pub(crate) fn start(kind: Kind, base: &Path, dir: &Path) -> Result<Self, Failure> {
-        let (child, stream, overlay) = match kind {
+        let guest = Guest::new()?;
+        let begun = Instant::now();
+        let Started {
+            process,
+            stream,
+            overlay,
+            begun: started,
+        } = match kind {
             Kind::Mayfly => mayfly(base, dir, &[])?,
             Kind::MayflyPlain => mayfly(base, dir, &["--no-encrypt"])?,
             Kind::QsdThreads => qsd(base, dir, "threads")?,
             Kind::QsdUring => qsd(base, dir, "io_uring")?,
         };
-        let mut child = Killed(Some(child));
-        let mut disk = Disk::over(stream)?;
-        disk.read_first()?;
+        let connected = guest.connect(stream).and_then(|mut disk| {
+            disk.read_first()?;
+            Ok(disk)
+        });
+        let (spawned, prepared) = (started.elapsed(), begun.elapsed());
         if let Some(overlay) = overlay {
             fs::remove_file(&overlay).map_err(Failure::while_doing(format!("remove {}", overlay.display())))?;
         }
-        let child = child.0.take().expect("it was put there above");
-        Ok(Self { child, disk })
+        let disk = connected.map_err(|failure| process.explain(failure, dir))?;
+        Ok(Self {
+            process,
+            disk,
+            spawned,
+            prepared,
+        })
     }
 
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.child.id()
     }
 }
 
-impl Drop for Backend {
-    fn drop(&mut self) {
-        end(&mut self.child);
+/// What runs now, for who must end it in a hurry.
+static RUNNING: Mutex<Running> = Mutex::new(Running::Nobody);
+
+enum Running {
+    Nobody,
+    /// This process.
+    Child(Pid),
+    /// All is over; nothing may be started any more.
+    Over,
+}
+
+/// Ends the backend that runs now, if there is one, from any thread, and lets no other start.
+pub(crate) fn end_for_good() {
+    let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Running::Child(pid) = *running {
+        let _ = kill(pid, Signal::SIGKILL);
     }
+    *running = Running::Over;
 }
 
 /// A process that ends with this value.
-struct Killed(Option<Child>);
+#[derive(Debug)]
+struct Process {
+    name: &'static str,
+    child: Child,
+}
 
-impl Drop for Killed {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            end(child);
+impl Process {
+    /// The failure, with what the process said.
+    fn explain(&self, failure: Failure, dir: &Path) -> Failure {
+        let said = fs::read_to_string(dir.join(LOG)).unwrap_or_default();
+        Failure::Program {
+            program: self.name,
+            said: format!("{}; it said: {}", failure.chain(), said.trim()),
         }
     }
 }
 
-fn end(child: &mut Child) {
-    let _ = child.kill();
-    let _ = child.wait();
+impl Drop for Process {
+    fn drop(&mut self) {
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Running::Child(_) = *running {
+            *running = Running::Nobody;
+        }
+    }
 }
 
-type Started = (Child, UnixStream, Option<PathBuf>);
+/// A process that may not be ready yet.
+struct Started {
+    process: Process,
+    stream: UnixStream,
+    /// A name to be removed.
+    overlay: Option<PathBuf>,
+    begun: Instant,
+}
 
 fn mayfly(base: &Path, dir: &Path, options: &[&str]) -> Result<Started, Failure> {
     let (ours, theirs) = UnixStream::pair().map_err(Failure::while_doing("make a socket pair"))?;
@@ -114,8 +173,13 @@ fn mayfly(base: &Path, dir: &Path, options: &[&str]) -> Result<Started, Failure>
         .arg(dir)
         .args(["--fd", &theirs.as_raw_fd().to_string()])
         .args(options);
-    let child = spawn(command, &theirs, "blk-helper")?;
-    Ok((child, ours, None))
+    let begun = Instant::now();
+    Ok(Started {
+        process: spawn(command, &theirs, "blk-helper", dir)?,
+        stream: ours,
+        overlay: None,
+        begun,
+    })
 }
 
 fn qsd(base: &Path, dir: &Path, aio: &str) -> Result<Started, Failure> {
@@ -156,22 +220,32 @@ fn qsd(base: &Path, dir: &Path, aio: &str) -> Result<Started, Failure> {
                 listener.as_raw_fd()
             ),
         ]);
-    let child = spawn(command, &listener, "qemu-storage-daemon")?;
-    Ok((child, ours, Some(overlay)))
+    let begun = Instant::now();
+    Ok(Started {
+        process: spawn(command, &listener, "qemu-storage-daemon", dir)?,
+        stream: ours,
+        overlay: Some(overlay),
+        begun,
+    })
 }
 
 /// Starts it with `inherited`, and nothing else of ours.
-fn spawn(mut command: Command, inherited: &OwnedFd, name: &str) -> Result<Child, Failure> {
+fn spawn(mut command: Command, inherited: &OwnedFd, name: &'static str, dir: &Path) -> Result<Process, Failure> {
     let inheritable =
         |flag| fcntl(inherited, FcntlArg::F_SETFD(flag)).map_err(Failure::while_doing("let a descriptor be inherited"));
+    let log = File::create(dir.join(LOG)).map_err(Failure::while_doing("make a log"))?;
+    let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Running::Over = *running {
+        return Err(Failure::Unfit("all is over".to_owned()));
+    }
     inheritable(FdFlag::empty())?;
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+    let child = child.map_err(Failure::while_doing(format!("start {name}")))?;
+    *running = Running::Child(Pid::from_raw(i32::try_from(child.id()).expect("pid_max is below 2^22")));
+    drop(running);
+    let process = Process { name, child };
     inheritable(FdFlag::FD_CLOEXEC)?;
-    child.map_err(Failure::while_doing(format!("start {name}")))
+    Ok(process)
 }
 
 /// One of ours: the neighbour of this program.

@@ -2,20 +2,20 @@
 //!
 //! It is the same for ours and for the peers, and acks the same features everywhere.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
+use ::tests::memory::GuestMemory;
+use ::tests::raw::{addresses, tell_memory};
+use ::tests::rng::Rng;
+use ::tests::spec::PROTOCOL_FEATURES;
+use ::tests::wire::{Wire, code, longs, words};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use tests::memory::GuestMemory;
-use tests::raw::{addresses, tell_memory};
-use tests::rng::Rng;
-use tests::spec::PROTOCOL_FEATURES;
-use tests::wire::{Wire, code, longs, words};
 
 use crate::failure::Failure;
 use crate::ring::{AVAIL, Mode, Op, Ring, SIZE, TABLE, USED};
@@ -31,6 +31,39 @@ pub(crate) const LONGEST: u32 = 128 << 10;
 /// How often a sleeping driver is woken for nothing, to see whether it sleeps for ever.
 const WATCH: Duration = Duration::from_secs(5);
 
+/// A guest that is connected to nothing yet: memory and a queue.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    ring: Ring,
+}
+
+impl Guest {
+    /// A new one. Every page of its memory is there before anything is measured, and what it writes is no run of zeros.
+    pub(crate) fn new() -> Result<Self, Failure> {
+        let memory = GuestMemory::sealed(Ring::memory_for(LONGEST));
+        let len = usize::try_from(memory.len()).expect("usize has 64 bits on every supported target");
+        memory.write(0, &vec![0; 1 << 20]);
+        memory.write(1 << 20, &Rng::new(1).bytes(len - (1 << 20)));
+        let eventfd = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(Failure::while_doing("make an eventfd"));
+        let mut ring = Ring::new(Arc::new(memory), eventfd()?, eventfd()?);
+        ring.set_len(4096);
+        Ok(Self { ring })
+    }
+
+    /// Connects, gives guest memory, and starts the queue.
+    pub(crate) fn connect(self, stream: UnixStream) -> Result<Disk, Failure> {
+        let wire = Wire::over(stream);
+        shake_hands(&wire, &self.ring).map_err(Failure::while_doing("connect the disk"))?;
+        let call = self.ring.call.as_fd().try_clone_to_owned();
+        let call = call.map_err(Failure::while_doing("duplicate an eventfd"))?;
+        Ok(Disk {
+            ring: self.ring,
+            _wire: wire,
+            _watch: watch(call),
+        })
+    }
+}
+
 /// A connected disk.
 #[derive(Debug)]
 pub(crate) struct Disk {
@@ -42,46 +75,6 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Connects, gives guest memory, and starts a queue.
-    pub(crate) fn over(stream: UnixStream) -> Result<Self, Failure> {
-        let wire = Wire::over(stream);
-        Self::start(wire).map_err(Failure::while_doing("connect the disk"))
-    }
-
-    fn start(wire: Wire) -> std::io::Result<Self> {
-        wire.send(code::SET_OWNER, 0, &[], &[])?;
-        let offered = wire.ask(code::GET_FEATURES, &[])?.number();
-        let wanted = FEATURES | PROTOCOL_FEATURES;
-        if offered & wanted != wanted {
-            return Err(std::io::Error::other(
-                "the backend lacks VERSION_1, EVENT_IDX or PROTOCOL_FEATURES",
-            ));
-        }
-        let protocol = wire.ask(code::GET_PROTOCOL_FEATURES, &[])?.number() & PROTOCOL;
-        wire.send(code::SET_PROTOCOL_FEATURES, 0, &longs(&[protocol]), &[])?;
-        wire.send(code::SET_FEATURES, 0, &longs(&[wanted]), &[])?;
-
-        let memory = GuestMemory::sealed(Ring::memory_for(LONGEST));
-        // Every page is there before anything is measured, and what is written is no run of zeros.
-        memory.write(
-            1 << 20,
-            &Rng::new(1).bytes(usize::try_from(memory.len() - (1 << 20)).unwrap_or(0)),
-        );
-        tell_memory(&wire, &memory);
-        let eventfd = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC);
-        let mut ring = Ring::new(memory, eventfd()?, eventfd()?);
-        ring.set_len(4096);
-        start_ring(&wire, &ring)?;
-        // Some backends make it non-blocking, for everybody who has it. The driver sleeps in a read, whoever the backend is.
-        fcntl(&ring.call, FcntlArg::F_SETFL(OFlag::empty()))?;
-        let call = Arc::new(ring.call.as_fd().try_clone_to_owned()?);
-        Ok(Self {
-            ring,
-            _wire: wire,
-            _watch: watch(call),
-        })
-    }
-
     /// The queue, with requests of `len` bytes.
     pub(crate) fn ring(&mut self, len: u32) -> &mut Ring {
         if self.ring.len() != len {
@@ -102,6 +95,25 @@ impl Disk {
     }
 }
 
+fn shake_hands(wire: &Wire, ring: &Ring) -> std::io::Result<()> {
+    wire.send(code::SET_OWNER, 0, &[], &[])?;
+    let offered = wire.ask(code::GET_FEATURES, &[])?.number();
+    let wanted = FEATURES | PROTOCOL_FEATURES;
+    if offered & wanted != wanted {
+        return Err(std::io::Error::other(
+            "the backend lacks VERSION_1, EVENT_IDX or PROTOCOL_FEATURES",
+        ));
+    }
+    let protocol = wire.ask(code::GET_PROTOCOL_FEATURES, &[])?.number() & PROTOCOL;
+    wire.send(code::SET_PROTOCOL_FEATURES, 0, &longs(&[protocol]), &[])?;
+    wire.send(code::SET_FEATURES, 0, &longs(&[wanted]), &[])?;
+    tell_memory(wire, &ring.memory);
+    start_ring(wire, ring)?;
+    // Some backends make it non-blocking, for everybody who has it. The driver sleeps in a read, whoever the backend is.
+    fcntl(&ring.call, FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok(())
+}
+
 fn start_ring(wire: &Wire, ring: &Ring) -> std::io::Result<()> {
     let tell = |code, body: &[u8], fd: Option<&EventFd>| {
         let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
@@ -120,7 +132,7 @@ fn start_ring(wire: &Wire, ring: &Ring) -> std::io::Result<()> {
     tell(code::SET_VRING_ENABLE, &words(&[0, 1]), None)
 }
 
-fn watch(call: Arc<std::os::fd::OwnedFd>) -> Sender<()> {
+fn watch(call: OwnedFd) -> Sender<()> {
     let (sender, ended) = channel::<()>();
     thread::spawn(move || {
         while ended.recv_timeout(WATCH) == Err(RecvTimeoutError::Timeout) {

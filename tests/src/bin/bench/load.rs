@@ -2,7 +2,9 @@
 //!
 //! Numbers only; nothing here knows a device.
 
-use tests::rng::Rng;
+use std::ops::Range;
+
+use ::tests::rng::Rng;
 
 use crate::ring::Op;
 
@@ -26,11 +28,12 @@ pub(crate) enum Pattern {
     },
 }
 
-/// A stream of operations of `len` bytes within `span` bytes from the beginning of the disk.
+/// A stream of operations of `len` bytes within a part of the disk.
 #[derive(Clone, Debug)]
 pub(crate) struct Stream {
     pattern: Pattern,
     len: u64,
+    start: u64,
     span: u64,
     left: u64,
     count: u64,
@@ -39,7 +42,8 @@ pub(crate) struct Stream {
 
 impl Stream {
     /// One that ends after `most` operations, where the pattern does not end it before.
-    pub(crate) const fn new(pattern: Pattern, len: u32, span: u64, most: u64, seed: u64) -> Self {
+    pub(crate) const fn new(pattern: Pattern, len: u32, part: Range<u64>, most: u64, seed: u64) -> Self {
+        let span = part.end - part.start;
         let left = match pattern {
             Pattern::Scattered { piece } => {
                 let pieces = span / piece;
@@ -50,6 +54,7 @@ impl Stream {
         Self {
             pattern,
             len: len as u64,
+            start: part.start,
             span,
             left,
             count: 0,
@@ -63,7 +68,7 @@ impl Stream {
         let count = self.count;
         self.count += 1;
         let slots = self.span / self.len;
-        Some(match self.pattern {
+        let op = match self.pattern {
             Pattern::Random { writes } => Op {
                 offset: self.rng.below(slots) * self.len,
                 write: writes == 100 || (writes > 0 && self.rng.chance(writes)),
@@ -76,6 +81,10 @@ impl Stream {
                 offset: count % slots * self.len,
                 write,
             },
+        };
+        Some(Op {
+            offset: self.start + op.offset,
+            ..op
         })
     }
 }
@@ -102,7 +111,7 @@ mod tests {
     use super::*;
 
     fn offsets(pattern: Pattern, span: u64, most: u64) -> Vec<u64> {
-        let mut stream = Stream::new(pattern, 4096, span, most, 1);
+        let mut stream = Stream::new(pattern, 4096, 0..span, most, 1);
         std::iter::from_fn(|| stream.next()).map(|op| op.offset).collect()
     }
 
@@ -139,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_mixture_has_its_share_of_writes() {
-        let mut stream = Stream::new(Pattern::Random { writes: 30 }, 4096, 1 << 20, 10_000, 1);
+        let mut stream = Stream::new(Pattern::Random { writes: 30 }, 4096, 0..1 << 20, 10_000, 1);
 
         let writes = std::iter::from_fn(|| stream.next()).filter(|op| op.write).count();
 

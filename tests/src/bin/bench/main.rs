@@ -1,164 +1,95 @@
-//! Measures the disk beside its peers (`make bench`).
+//! The disk beside its peers, in numbers (`make bench`; docs/benchmarks.md).
+//!
+//! One client drives `blk-helper` and `qemu-storage-daemon` through the same scenes, in turn, and compares. The measuring
+//! thread is a thread of its own, and this one waits for its end or for a signal. Then it ends the backend that runs and
+//! removes what was made. (After SIGKILL a peer may be left, and the directory.)
 
 #![deny(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
 
+use nix::sys::signal::{SigSet, Signal};
+
+mod args;
 mod backend;
+mod chart;
 mod disk;
 mod failure;
+mod floors;
+mod footprint;
 mod load;
+mod machine;
+mod render;
+mod results;
 mod rig;
 mod ring;
 mod rows;
 mod scenes;
+mod session;
+mod table;
 mod usage;
 
-use backend::Kind;
+use args::{Options, Order};
 use failure::Failure;
-use rows::{Goal, Unit};
-use scenes::{Found, Set, Wanted};
+use rig::Rig;
 
-#[derive(Debug)]
-struct Filter(Vec<String>);
-
-impl Wanted for Filter {
-    fn row(&self, id: &str) -> bool {
-        rows::find(id).is_some() && (self.0.is_empty() || self.0.iter().any(|part| id.contains(part.as_str())))
-    }
-}
-
-struct Options {
-    rounds: u64,
-    window: Duration,
-    base_mib: u64,
-    filter: Filter,
-    backends: Vec<Kind>,
-    dir: PathBuf,
+enum Event {
+    Interrupted(Signal),
+    Ended(Result<(), Failure>),
 }
 
 fn main() -> ExitCode {
-    let mut options = Options {
-        rounds: 5,
-        window: Duration::from_millis(500),
-        base_mib: 4096,
-        filter: Filter(Vec::new()),
-        backends: Kind::ALL.to_vec(),
-        dir: PathBuf::from("/var/tmp"),
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let command = words.iter().fold("bench".to_owned(), |line, word| line + " " + word);
+    let ended = match args::parse(&words) {
+        Err(what) => return complain(&format!("{what}\n{}", args::USAGE), 2),
+        Ok(Order::Render { results, docs }) => render::render(&results, &docs),
+        Ok(Order::Measure(options)) => return supervise(options, command),
     };
-    let mut words = std::env::args().skip(1);
-    while let Some(word) = words.next() {
-        let mut value = || words.next().unwrap_or_default();
-        match word.as_str() {
-            "--rounds" => options.rounds = value().parse().unwrap_or(5),
-            "--window-ms" => options.window = Duration::from_millis(value().parse().unwrap_or(500)),
-            "--base-mib" => options.base_mib = value().parse().unwrap_or(4096),
-            "--rows" => options.filter = Filter(value().split(',').map(str::to_owned).collect()),
-            "--dir" => options.dir = PathBuf::from(value()),
-            "--backends" => {
-                let names = value();
-                options.backends = Kind::ALL
-                    .into_iter()
-                    .filter(|kind| names.split(',').any(|name| kind.name() == name))
-                    .collect();
-            }
-            _ => return ExitCode::from(2),
-        }
-    }
-    match run(&options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            let _ = writeln!(std::io::stderr(), "bench: {}", failure.chain());
-            ExitCode::FAILURE
-        }
+    ended.map_or_else(|failure| complain(&failure.chain(), 1), |()| ExitCode::SUCCESS)
+}
+
+/// Measures until that ends or a signal comes; nothing of it is left then.
+fn supervise(options: Options, command: String) -> ExitCode {
+    let (sender, events) = channel();
+    // Before any other thread exists, so that all of them leave the signals to the one that waits for them.
+    watch_signals(sender.clone());
+    let rig = match Rig::new(&options.dir) {
+        Ok(rig) => rig,
+        Err(failure) => return complain(&failure.chain(), 1),
+    };
+    let rig = Arc::new(rig);
+    let place = rig.clone();
+    thread::spawn(move || sender.send(Event::Ended(session::run(&options, &place, command))));
+    let event = events.recv();
+    backend::end_for_good();
+    rig.clear();
+    match event {
+        Ok(Event::Ended(Ok(()))) => ExitCode::SUCCESS,
+        Ok(Event::Ended(Err(failure))) => complain(&failure.chain(), 1),
+        Ok(Event::Interrupted(signal)) => complain(&format!("ended by {signal}"), 130),
+        Err(_) => complain("the measuring thread ended without a word", 1),
     }
 }
 
-fn run(options: &Options) -> Result<(), Failure> {
-    let rig = rig::Rig::new(&options.dir)?;
-    let base_len = options.base_mib << 20;
-    let base = rig.noise("base.raw", base_len)?;
-    let warm = rig::Warm::hold(&base)?;
-    let mut all: BTreeMap<(String, &'static str), Vec<Found>> = BTreeMap::new();
-    for scene in scenes::ALL {
-        let wanted = rows::ALL
-            .iter()
-            .any(|row| options.filter.row(row.id) && scene.prefixes.iter().any(|prefix| row.id.starts_with(prefix)));
-        if !wanted {
-            continue;
-        }
-        for round in 0..options.rounds {
-            warm.prove()?;
-            let mut order = options.backends.clone();
-            let turn = usize::try_from(round).unwrap_or(0) % order.len().max(1);
-            order.rotate_left(turn);
-            for kind in order {
-                let mut set = Set {
-                    base: &base,
-                    base_len,
-                    dir: rig.dir(),
-                    window: options.window,
-                    round,
-                    wanted: &options.filter,
-                    found: Vec::new(),
-                };
-                (scene.play)(&mut set, kind)?;
-                for found in set.found {
-                    all.entry((found.row.clone(), kind.name())).or_default().push(found);
-                }
+fn watch_signals(sender: Sender<Event>) {
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+    if signals.thread_block().is_ok() {
+        thread::spawn(move || {
+            if let Ok(signal) = signals.wait() {
+                // Nobody listens any more when all is over anyway.
+                let _ = sender.send(Event::Interrupted(signal));
             }
-        }
+        });
     }
-    show(&all, &options.backends);
-    Ok(())
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-fn show(all: &BTreeMap<(String, &'static str), Vec<Found>>, backends: &[Kind]) {
-    let mut out = std::io::stdout();
-    for row in rows::ALL {
-        let figures: Vec<_> = backends
-            .iter()
-            .filter_map(|kind| {
-                let found = all.get(&(row.id.to_owned(), kind.name()))?;
-                let of = |part: fn(&Found) -> f64| median(found.iter().map(part).collect());
-                Some((*kind, of(|f| f.value), of(|f| f.cpu), of(|f| f.foreign)))
-            })
-            .collect();
-        if figures.is_empty() {
-            continue;
-        }
-        let _ = write!(out, "{:24}", row.id);
-        for (kind, value, cpu, foreign) in &figures {
-            let value = match row.unit {
-                Unit::Requests => format!("{:.1}k/s", value / 1e3),
-                Unit::Bytes => format!("{:.2}GB/s", value / 1e9),
-            };
-            let _ = write!(out, " | {} {value} {cpu:.1}us {:.0}%", kind.name(), foreign * 100.0);
-        }
-        let best = figures
-            .iter()
-            .filter(|f| f.0.is_peer())
-            .max_by(|a, b| a.1.total_cmp(&b.1));
-        if let (Some(ours), Some(best)) = (figures.iter().find(|f| f.0 == Kind::Mayfly), best) {
-            let _ = write!(out, " | {:.2}x cpu {:.2}x", ours.1 / best.1, ours.2 / best.2);
-            for goal in row.goals {
-                let (text, met) = match goal {
-                    Goal::Ratio(least) => (format!(">={least}x"), ours.1 / best.1 >= *least),
-                    Goal::CpuRatio(most) => (format!("cpu<={most:.2}x"), ours.2 / best.2 <= *most),
-                    Goal::CpuMicros(most) => (format!("cpu<={most}us"), ours.2 <= *most),
-                };
-                let _ = write!(out, " {text}:{}", if met { "met" } else { "MISSED" });
-            }
-        }
-        let _ = writeln!(out);
-    }
+fn complain(text: &str, code: u8) -> ExitCode {
+    // Who closed standard error gets the exit code all the same.
+    let _ = writeln!(std::io::stderr(), "bench: {text}");
+    ExitCode::from(code)
 }

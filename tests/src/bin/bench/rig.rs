@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
+use ::tests::rng::Rng;
 use rustix::fs::{Advice, fadvise};
-use tests::rng::Rng;
 use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
 
 use crate::failure::Failure;
@@ -61,10 +61,9 @@ impl Rig {
             .map_err(Failure::while_doing(format!("make {}", path.display())))?;
         Ok(path)
     }
-}
 
-impl Drop for Rig {
-    fn drop(&mut self) {
+    /// Removes all of it.
+    pub(crate) fn clear(&self) {
         let _ = fs::remove_dir_all(&self.dir);
     }
 }

@@ -14,12 +14,13 @@
 //! The driver sleeps and notifies as Linux does: `EVENT_IDX` always; the device is asked for a call only before a sleep.
 //! It knows no sockets and no workloads.
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::{Duration, Instant};
 
+use ::tests::memory::GuestMemory;
+use ::tests::spec::{Desc, IN, NEXT, OK, OUT, UNTOUCHED, WRITE};
 use nix::sys::eventfd::EventFd;
-use tests::memory::GuestMemory;
-use tests::spec::{Desc, IN, NEXT, OK, OUT, UNTOUCHED, WRITE};
 
 /// How many descriptors the queue has; a power of two.
 pub(crate) const SIZE: u16 = 128;
@@ -73,7 +74,7 @@ pub(crate) enum Mode {
 /// The queue.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    pub(crate) memory: GuestMemory,
+    pub(crate) memory: Arc<GuestMemory>,
     pub(crate) kick: EventFd,
     pub(crate) call: EventFd,
     avail: u16,
@@ -89,7 +90,7 @@ impl Ring {
     }
 
     /// A ring at the beginning of `memory`, which the device does not know yet.
-    pub(crate) const fn new(memory: GuestMemory, kick: EventFd, call: EventFd) -> Self {
+    pub(crate) const fn new(memory: Arc<GuestMemory>, kick: EventFd, call: EventFd) -> Self {
         Self {
             memory,
             kick,
@@ -253,6 +254,26 @@ impl Ring {
             }
         }
         Ok(done)
+    }
+}
+
+/// A device that answers each request at once and does nothing, until it is `over`. It never wants to be kicked.
+pub(crate) fn null_device(memory: &GuestMemory, over: &AtomicBool) {
+    let mut next = 0_u16;
+    while !over.load(Ordering::Relaxed) {
+        let end = memory.load_index(AVAIL + 2);
+        if next == end {
+            std::hint::spin_loop();
+            continue;
+        }
+        while next != end {
+            let head = u16::from_le(memory.load(AVAIL + 4 + 2 * u64::from(next % SIZE), Ordering::Relaxed));
+            memory.store(line(head / 3) + 16, OK, Ordering::Relaxed);
+            let place = USED + 4 + 8 * u64::from(next % SIZE);
+            memory.store(place, u32::from(head).to_le(), Ordering::Relaxed);
+            next = next.wrapping_add(1);
+        }
+        memory.store_index(USED + 2, next);
     }
 }
 

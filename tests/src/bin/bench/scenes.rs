@@ -5,51 +5,67 @@ use std::time::Duration;
 
 use crate::backend::{Backend, Kind};
 use crate::failure::Failure;
+use crate::floors::wake_micros;
 use crate::load::{Pattern, Stream};
+use crate::results::Sample;
 use crate::ring::Mode;
 use crate::usage::Moment;
 
+mod size;
+mod speed;
+
 const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
 const BLOCK: u32 = 4 << 10;
 const BIG: u32 = 128 << 10;
 
-/// What a measurement of one row, one backend, one round found.
+/// How long the question takes whether the processors are awake.
+const WAKE_WINDOW: Duration = Duration::from_millis(10);
+
+/// A number that was measured.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
     pub(crate) row: String,
-    /// In the row's unit.
-    pub(crate) value: f64,
-    /// Microseconds of the backend's processor time for a request.
-    pub(crate) cpu: f64,
-    /// The share of all processors that others used meanwhile.
-    pub(crate) foreign: f64,
+    pub(crate) sample: Sample,
 }
 
-/// What a scene needs to know.
-#[derive(Debug)]
-pub(crate) struct Set<'rig> {
+/// The files that scenes are played on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Props<'rig> {
+    /// Noise, held in the page cache.
     pub(crate) base: &'rig Path,
-    /// A power of two.
+    /// Its length, a power of two.
     pub(crate) base_len: u64,
+    /// Noise that nobody holds.
+    pub(crate) cold: &'rig Path,
+    /// Its length.
+    pub(crate) cold_len: u64,
+    /// Disks of nothing: 1 TiB, 64 GiB, 15 TiB.
+    pub(crate) sparse: [&'rig Path; 3],
+    /// Where overlays go.
     pub(crate) dir: &'rig Path,
+    /// How long a rate is measured.
     pub(crate) window: Duration,
+    /// How many GiB are dirty in the rows about growth.
+    pub(crate) grow: &'rig [u64],
+}
+
+/// One backend's turn at a scene.
+#[derive(Debug)]
+pub(crate) struct Turn<'rig> {
+    pub(crate) props: Props<'rig>,
+    pub(crate) kind: Kind,
     pub(crate) round: u64,
-    pub(crate) wanted: &'rig dyn Wanted,
+    /// Which rows are wanted.
+    pub(crate) wanted: &'rig [&'static str],
     pub(crate) found: Vec<Found>,
 }
 
-/// Which rows are asked for.
-pub(crate) trait Wanted: std::fmt::Debug {
-    /// Whether this one is.
-    fn row(&self, id: &str) -> bool;
-}
-
 /// One run of the driver.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Run {
     pattern: Pattern,
     len: u32,
+    start: u64,
     span: u64,
     depth: u16,
     most: u64,
@@ -60,37 +76,58 @@ const MODES: [(Mode, &str); 2] = [(Mode::Eventfd, "eventfd"), (Mode::Polling, "p
 /// A scene, and what the names of its rows begin with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scene {
-    pub(crate) prefixes: &'static [&'static str],
-    pub(crate) play: fn(&mut Set<'_>, Kind) -> Result<(), Failure>,
+    prefixes: &'static [&'static str],
+    /// Whether it is for peers, too.
+    peers: bool,
+    play: fn(&mut Turn<'_>) -> Result<(), Failure>,
 }
 
 /// All scenes.
 pub(crate) const ALL: &[Scene] = &[
-    Scene {
-        prefixes: &["read-", "seq-read-base-"],
-        play: base,
-    },
-    Scene {
-        prefixes: &["touch-"],
-        play: touch,
-    },
-    Scene {
-        prefixes: &["rewrite-"],
-        play: rewrite,
-    },
-    Scene {
-        prefixes: &["mixed-"],
-        play: mixed,
-    },
-    Scene {
-        prefixes: &["seq-"],
-        play: sequential,
-    },
+    scene(&["read-", "seq-read-base-"], true, speed::base),
+    scene(&["touch-"], true, speed::touch),
+    scene(&["fill-", "memory-filled"], true, size::fill),
+    scene(&["rewrite-"], true, speed::rewrite),
+    scene(&["mixed-"], true, speed::mixed),
+    scene(
+        &["seq-write-", "seq-rewrite-", "seq-read-dirty-"],
+        true,
+        speed::sequential,
+    ),
+    scene(&["cold-"], true, speed::cold),
+    scene(&["spawn"], true, size::spawn),
+    scene(&["memory-start"], true, size::start),
+    scene(&["grow-"], false, size::grow),
 ];
 
-impl Set<'_> {
-    fn start(&self, kind: Kind) -> Result<Backend, Failure> {
-        Backend::start(kind, self.base, self.dir)
+const fn scene(
+    prefixes: &'static [&'static str],
+    peers: bool,
+    play: fn(&mut Turn<'_>) -> Result<(), Failure>,
+) -> Scene {
+    Scene { prefixes, peers, play }
+}
+
+impl Scene {
+    /// Whether a row that is wanted is measured in it, for this backend.
+    pub(crate) fn has(&self, wanted: &[&str], kind: Kind) -> bool {
+        let in_it = |row: &&str| self.prefixes.iter().any(|prefix| row.starts_with(prefix));
+        wanted.iter().any(in_it) && (self.peers || kind == Kind::Mayfly)
+    }
+
+    /// Plays it.
+    pub(crate) fn play(&self, turn: &mut Turn<'_>) -> Result<(), Failure> {
+        (self.play)(turn)
+    }
+}
+
+impl Turn<'_> {
+    fn start(&self, base: &Path) -> Result<Backend, Failure> {
+        Backend::start(self.kind, base, self.props.dir)
+    }
+
+    fn wants(&self, row: &str) -> bool {
+        self.wanted.contains(&row)
     }
 
     /// The modes, every other round in the other order.
@@ -102,175 +139,67 @@ impl Set<'_> {
         modes
     }
 
-    /// Measures a row, if it is wanted.
-    fn measure(&mut self, backend: &mut Backend, id: String, mode: Mode, run: Run) -> Result<(), Failure> {
-        if self.wanted.row(&id) {
-            self.always(backend, id, mode, run)?;
+    /// Keeps a number, if it is wanted.
+    fn keep(&mut self, row: String, sample: Sample) {
+        if self.wants(&row) {
+            self.found.push(Found { row, sample });
         }
-        Ok(())
     }
 
-    fn always(&mut self, backend: &mut Backend, id: String, mode: Mode, run: Run) -> Result<(), Failure> {
+    /// Measures a row, if it is wanted.
+    fn measure(&mut self, backend: &mut Backend, row: String, mode: Mode, run: Run) -> Result<(), Failure> {
+        if !self.wants(&row) {
+            return Ok(());
+        }
+        let wake = match (mode, run.depth) {
+            (Mode::Eventfd, 1) => Some(wake_micros(WAKE_WINDOW)?),
+            (Mode::Eventfd | Mode::Polling, _) => None,
+        };
         let before = Moment::now(backend.pid());
-        let done = drive(backend, mode, run, self.window, self.round)?;
+        let done = drive(backend, mode, run, self.props.window, self.round)?;
         let usage = before.until(Moment::now(backend.pid()));
         let done = done as f64;
-        let bytes = f64::from(if run.len == BLOCK { 1 } else { run.len });
-        self.found.push(Found {
-            row: id,
-            value: done * bytes / usage.elapsed,
-            cpu: usage.backend * 1e6 / done,
-            foreign: usage.foreign,
-        });
+        let worth = f64::from(if run.len == BLOCK { 1 } else { run.len });
+        let sample = Sample {
+            cpu_us: Some(usage.backend * 1e6 / done),
+            foreign: Some(usage.foreign),
+            wake_us: wake,
+            ..Sample::of(self.round, done * worth / usage.elapsed)
+        };
+        self.found.push(Found { row, sample });
         Ok(())
     }
 
     /// Measures a row after the same was done for a while.
-    fn steady(&mut self, backend: &mut Backend, id: String, mode: Mode, run: Run) -> Result<(), Failure> {
-        if self.wanted.row(&id) {
-            drive(backend, mode, run, self.window / 5, self.round + 1000)?;
-            self.always(backend, id, mode, run)?;
+    fn steady(&mut self, backend: &mut Backend, row: String, mode: Mode, run: Run) -> Result<(), Failure> {
+        if self.wants(&row) {
+            drive(backend, mode, run, self.props.window / 5, self.round + 1000)?;
+            self.measure(backend, row, mode, run)?;
         }
         Ok(())
     }
 }
 
 fn drive(backend: &mut Backend, mode: Mode, run: Run, limit: Duration, seed: u64) -> Result<u64, Failure> {
-    let mut stream = Stream::new(run.pattern, run.len, run.span, run.most, seed);
-    Ok(backend
-        .disk
-        .ring(run.len)
-        .run(run.depth, mode, limit, || stream.next())?)
+    let mut stream = Stream::new(run.pattern, run.len, run.start..run.start + run.span, run.most, seed);
+    let ring = backend.disk.ring(run.len);
+    Ok(ring.run(run.depth, mode, limit, || stream.next())?)
 }
 
 /// Does all of it, as fast as the backend can.
 fn prepare(backend: &mut Backend, run: Run) -> Result<(), Failure> {
-    drive(backend, Mode::Polling, run, Duration::from_secs(600), 7).map(drop)
+    drive(backend, Mode::Eventfd, run, Duration::from_secs(600), 7).map(drop)
 }
 
-/// The base, untouched: random and sequential reads.
-fn base(set: &mut Set<'_>, kind: Kind) -> Result<(), Failure> {
-    let mut backend = set.start(kind)?;
-    for (mode, suffix) in set.modes() {
-        let run = |len, depth, pattern| Run {
-            pattern,
-            len,
-            span: set.base_len,
-            depth,
-            most: u64::MAX,
-        };
-        let small = |depth| run(BLOCK, depth, Pattern::Random { writes: 0 });
-        let (one, many) = (small(1), small(32));
-        let big = run(BIG, 8, Pattern::Sequential { write: false });
-        set.steady(&mut backend, format!("read-d1-{suffix}"), mode, one)?;
-        set.steady(&mut backend, format!("read-d32-{suffix}"), mode, many)?;
-        set.steady(&mut backend, format!("seq-read-base-{suffix}"), mode, big)?;
-    }
-    Ok(())
-}
-
-/// First writes to clusters, each in another 64 KiB (the peers' cluster), each run on a new overlay.
-fn touch(set: &mut Set<'_>, kind: Kind) -> Result<(), Failure> {
-    for (mode, suffix) in set.modes() {
-        for depth in [1, 32] {
-            let id = format!("touch-d{depth}-{suffix}");
-            if set.wanted.row(&id) {
-                let mut backend = set.start(kind)?;
-                let run = Run {
-                    pattern: Pattern::Scattered { piece: 64 * KIB },
-                    len: BLOCK,
-                    span: set.base_len,
-                    depth,
-                    most: u64::MAX,
-                };
-                set.measure(&mut backend, id, mode, run)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The region of a sixteenth of the disk in which clusters are written again.
-fn filled(set: &Set<'_>, kind: Kind, share: u64) -> Result<(Backend, u64), Failure> {
-    let span = set.base_len / 16;
-    let mut backend = set.start(kind)?;
-    let fill = Run {
+/// Writes once to each cluster of the first `span` bytes (or to one in `share` of them), in an order without order.
+fn scatter(backend: &mut Backend, span: u64, share: u64) -> Result<(), Failure> {
+    let run = Run {
         pattern: Pattern::Scattered { piece: BLOCK.into() },
         len: BLOCK,
+        start: 0,
         span,
         depth: 32,
         most: span / u64::from(BLOCK) / share,
     };
-    prepare(&mut backend, fill)?;
-    Ok((backend, span))
-}
-
-/// Writes to clusters that were all written before, in another order.
-fn rewrite(set: &mut Set<'_>, kind: Kind) -> Result<(), Failure> {
-    let (mut backend, span) = filled(set, kind, 1)?;
-    for (mode, suffix) in set.modes() {
-        for depth in [1, 32] {
-            let run = Run {
-                pattern: Pattern::Random { writes: 100 },
-                len: BLOCK,
-                span,
-                depth,
-                most: u64::MAX,
-            };
-            set.steady(&mut backend, format!("rewrite-d{depth}-{suffix}"), mode, run)?;
-        }
-    }
-    Ok(())
-}
-
-/// Reads and writes where every other cluster was written before. The more is written the less is left for the first time,
-/// so the number of operations is bounded: at the end, two thirds are dirty.
-fn mixed(set: &mut Set<'_>, kind: Kind) -> Result<(), Failure> {
-    for (mode, suffix) in set.modes() {
-        let id = format!("mixed-d32-{suffix}");
-        if set.wanted.row(&id) {
-            let (mut backend, span) = filled(set, kind, 2)?;
-            let run = Run {
-                pattern: Pattern::Random { writes: 30 },
-                len: BLOCK,
-                span,
-                depth: 32,
-                most: 4 * span / 3 / u64::from(BLOCK),
-            };
-            set.measure(&mut backend, id, mode, run)?;
-        }
-    }
-    Ok(())
-}
-
-/// A quarter of the disk from its beginning to its end: written, written again, read.
-fn sequential(set: &mut Set<'_>, kind: Kind) -> Result<(), Failure> {
-    for (mode, suffix) in set.modes() {
-        let mut backend = set.start(kind)?;
-        let span = set.base_len / 4;
-        let run = |write| Run {
-            pattern: Pattern::Sequential { write },
-            len: BIG,
-            span,
-            depth: 8,
-            most: u64::MAX,
-        };
-        let fresh = Run {
-            most: span / u64::from(BIG),
-            ..run(true)
-        };
-        let id = format!("seq-write-{suffix}");
-        if set.wanted.row(&id) {
-            set.measure(&mut backend, id, mode, fresh)?;
-        }
-        prepare(&mut backend, fresh)?;
-        set.steady(&mut backend, format!("seq-rewrite-{suffix}"), mode, run(true))?;
-        set.steady(&mut backend, format!("seq-read-dirty-{suffix}"), mode, run(false))?;
-    }
-    Ok(())
-}
-
-/// How much disk the largest scene needs, in bytes.
-pub(crate) const fn disk_needed(base_len: u64) -> u64 {
-    2 * base_len + 256 * MIB
+    prepare(backend, run)
 }
