@@ -13,8 +13,8 @@ usage: bench [OPTION]...
        bench --render RESULTS.json DOCS   write figures and chart into DOCS/benchmarks.md and DOCS/benchmarks.svg
 
   --quick             one short round on a small base (about a minute)
-  --rows A,B          only rows whose name contains A or B: read, touch, fill, rewrite, mixed, seq, cold, spawn, memory,
-                      grow, floors; eventfd, polling; d1, d32
+  --rows A,B          only rows whose name begins with A or B: read, touch, fill, rewrite, mixed, seq, cold, spawn, memory,
+                      grow, floors, with more of the name as in read-d32 or seq-write; or all of d1, d32, eventfd, polling
   --backends A,B      only mayfly, mayfly-plain, qsd-threads, qsd-io_uring
   --rounds N          [default: 5]
   --window-ms N       how long a rate is measured [default: 500]
@@ -92,7 +92,7 @@ impl Default for Options {
             base_len: 4 << 30,
             rows: Vec::new(),
             floors: true,
-            backends: Kind::ALL.to_vec(),
+            backends: Kind::here(),
             grow: vec![1, 4],
             dir: dir.map_or_else(|| "/var/tmp".into(), PathBuf::from),
             json: beside("bench.json"),
@@ -109,9 +109,9 @@ impl Options {
         self.grow = vec![1];
     }
 
-    /// The rows whose names contain one of `parts`; all if there are none.
+    /// The rows that `parts` name; all if there are none.
     fn choose(&mut self, parts: &[String]) {
-        let is_chosen = |name: &str| parts.is_empty() || parts.iter().any(|part| name.contains(part.as_str()));
+        let is_chosen = |name: &str| parts.is_empty() || parts.iter().any(|part| is_named(name, part));
         let grown = |id: &str| match id.strip_prefix("grow-").and_then(|rest| rest.split('-').next()) {
             Some(gib) => gib == "huge" || self.grow.iter().any(|grow| grow.to_string() == gib),
             None => true,
@@ -136,6 +136,14 @@ impl Options {
         }
         Ok(())
     }
+}
+
+/// Whether a row's name begins with `part`, or has it where depth and mode are.
+fn is_named(name: &str, part: &str) -> bool {
+    let is_kind = ["d1", "d32", "eventfd", "polling"]
+        .iter()
+        .any(|kind| part.starts_with(kind));
+    name.starts_with(part) || is_kind && name.contains(&format!("-{part}"))
 }
 
 fn list<T: From<String>>(text: &str) -> Vec<T> {
@@ -168,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_chosen_by_a_part_of_their_name() {
+    fn rows_are_chosen_by_the_beginning_of_their_name() {
         let options = measure("--rows read-d1,spawn").expect("there are such rows");
 
         assert_eq!(
@@ -176,6 +184,16 @@ mod tests {
             ["read-d1-eventfd", "read-d1-polling", "spawn", "spawn-overlay"]
         );
         assert!(!options.floors);
+    }
+
+    #[test]
+    fn rows_are_chosen_by_depth_and_mode() {
+        let options = measure("--rows d1-polling").expect("there are such rows");
+
+        assert_eq!(
+            options.rows,
+            ["read-d1-polling", "touch-d1-polling", "rewrite-d1-polling"]
+        );
     }
 
     #[test]

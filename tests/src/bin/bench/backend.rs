@@ -47,6 +47,13 @@ impl Kind {
         }
     }
 
+    /// Those that this machine can run: io_uring may be forbidden.
+    pub(crate) fn here() -> Vec<Self> {
+        let forbidden = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_else(|_| "0".to_owned());
+        let runs = |kind: &Self| *kind != Self::QsdUring || forbidden.trim() == "0";
+        Self::ALL.into_iter().filter(runs).collect()
+    }
+
     /// Whether it is one of those we measure ourselves against.
     pub(crate) const fn is_peer(self) -> bool {
         matches!(self, Self::QsdThreads | Self::QsdUring)
@@ -66,8 +73,18 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
-    /// Starts one over `base`, with its overlay in `dir`, and waits until it has answered a read.
+    /// Starts one over `base`, with its overlay in `dir`, and waits until it has answered a read. Whatever becomes of us, the
+    /// kernel ends it.
     pub(crate) fn start(kind: Kind, base: &Path, dir: &Path) -> Result<Self, Failure> {
+        Self::launch(kind, base, dir, &["setpriv", "--pdeathsig", "KILL"])
+    }
+
+    /// As [`Self::start`], but a peer is started by nothing else than its command line: for who measures how long that takes.
+    pub(crate) fn start_bare(kind: Kind, base: &Path, dir: &Path) -> Result<Self, Failure> {
+        Self::launch(kind, base, dir, &[])
+    }
+
+    fn launch(kind: Kind, base: &Path, dir: &Path, leash: &[&str]) -> Result<Self, Failure> {
         let guest = Guest::new()?;
         let begun = Instant::now();
         let Started {
@@ -78,8 +95,8 @@ impl Backend {
         } = match kind {
             Kind::Mayfly => mayfly(base, dir, &[])?,
             Kind::MayflyPlain => mayfly(base, dir, &["--no-encrypt"])?,
-            Kind::QsdThreads => qsd(base, dir, "threads")?,
-            Kind::QsdUring => qsd(base, dir, "io_uring")?,
+            Kind::QsdThreads => qsd(base, dir, "threads", leash)?,
+            Kind::QsdUring => qsd(base, dir, "io_uring", leash)?,
         };
         let connected = guest.connect(stream).and_then(|mut disk| {
             disk.read_first()?;
@@ -182,7 +199,7 @@ fn mayfly(base: &Path, dir: &Path, options: &[&str]) -> Result<Started, Failure>
     })
 }
 
-fn qsd(base: &Path, dir: &Path, aio: &str) -> Result<Started, Failure> {
+fn qsd(base: &Path, dir: &Path, aio: &str, leash: &[&str]) -> Result<Started, Failure> {
     let overlay = dir.join("overlay.qcow2");
     let image = Command::new("qemu-img")
         .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
@@ -202,7 +219,9 @@ fn qsd(base: &Path, dir: &Path, aio: &str) -> Result<Started, Failure> {
     let ours = UnixStream::connect(&path).map_err(Failure::while_doing(format!("connect to {}", path.display())))?;
     let _ = fs::remove_file(&path);
     let listener = OwnedFd::from(listener);
-    let mut command = Command::new("qemu-storage-daemon");
+    let mut words = leash.iter().chain(&["qemu-storage-daemon"]);
+    let mut command = Command::new(words.next().expect("the program's name at least"));
+    command.args(words);
     let file = |node: &str, path: &Path| format!("driver=file,node-name={node},filename={},aio={aio}", path.display());
     command
         .args(["--object", "iothread,id=io0"])

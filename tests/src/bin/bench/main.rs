@@ -2,7 +2,7 @@
 //!
 //! One client drives `blk-helper` and `qemu-storage-daemon` through the same scenes, in turn, and compares. The measuring
 //! thread is a thread of its own, and this one waits for its end or for a signal. Then it ends the backend that runs and
-//! removes what was made. (After SIGKILL a peer may be left, and the directory.)
+//! removes what was made. (After SIGKILL the directory is left.)
 
 #![deny(unsafe_code)]
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{BLOCK, KIB, Run, Turn, drive, scatter};
+use crate::backend::Backend;
 use crate::failure::Failure;
 use crate::footprint;
 use crate::load::Pattern;
@@ -50,7 +51,7 @@ pub(super) fn fill(turn: &mut Turn<'_>) -> Result<(), Failure> {
 /// From nothing to an answer.
 pub(super) fn spawn(turn: &mut Turn<'_>) -> Result<(), Failure> {
     for _ in 0..STARTS {
-        let backend = turn.start(turn.props.base)?;
+        let backend = Backend::start_bare(turn.kind, turn.props.base, turn.props.dir)?;
         let millis = |time: Duration| Sample::of(turn.round, time.as_secs_f64() * 1e3);
         let (spawned, prepared) = (millis(backend.spawned), millis(backend.prepared));
         turn.keep("spawn".to_owned(), spawned);
