@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build images test demo demo-shell bench bench-boot lint audit clean clean-cache
+.PHONY: help deps build images test demo demo-shell bench flamegraph bench-boot lint audit clean clean-cache
 
 export MAYFLY_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mayfly
 export PATH := $(HOME)/.cargo/bin:$(PATH):$(MAYFLY_CACHE)/tools/bin
@@ -40,6 +40,9 @@ demo-shell: images build ## the same guest on this terminal: "mayfly run" and no
 bench: build ## the disk beside its peers, in numbers: BENCH="--quick" for a look, "--rows read,touch", "--rounds N"
 	@cargo build --quiet --release -p tests --bin bench
 	@target/release/bench $(BENCH)
+
+flamegraph: deps ## docs/flamegraph.svg: where a busy helper's time goes (needs perf, and the right to use it)
+	@scripts/flamegraph
 
 bench-boot: images build ## boot time beside QEMU's microvm, and memory, on an emulated host with a real KVM (about 3 minutes)
 	@cargo build --quiet --release -p tests --bin nested --bin inside

@@ -5,13 +5,13 @@ use std::fmt::Write;
 use crate::results::{Outcome, Report};
 use crate::rows::{self, Goal, short};
 
-const WIDTH: f64 = 860.0;
-const LEFT: f64 = 380.0;
+const WIDTH: f64 = 900.0;
+const LEFT: f64 = 430.0;
 const RIGHT: f64 = 70.0;
-const TOP: f64 = 62.0;
+const TOP: f64 = 78.0;
 const LINE: f64 = 22.0;
 /// The powers of two between which bars end.
-const SCALE: (f64, f64) = (-2.0, 6.0);
+const SCALE: (f64, f64) = (-2.0, 5.0);
 
 const MET: &str = "#2a7f62";
 const MISSED: &str = "#c0562f";
@@ -38,7 +38,7 @@ pub(crate) fn svg(report: &Report) -> String {
         "fill=\"#555\"",
         "times as fast, median of interleaved rounds; the line is the goal",
     );
-    for power in [-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0_f64] {
+    for power in [-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0_f64] {
         let (x, colour) = (place(power.exp2()), if power == 0.0 { "#444" } else { "#ddd" });
         line(&mut out, (x, TOP - 4.0), (x, height - 14.0), colour, 1.0);
         text(

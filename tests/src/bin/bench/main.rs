@@ -44,7 +44,10 @@ enum Event {
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let command = words.iter().fold("bench".to_owned(), |line, word| line + " " + word);
+    let command = match words.join(" ") {
+        none if none.is_empty() => "make bench".to_owned(),
+        some => format!("make bench BENCH=\"{some}\""),
+    };
     let ended = match args::parse(&words) {
         Err(what) => return complain(&format!("{what}\n{}", args::USAGE), 2),
         Ok(Order::Render { results, docs }) => render::render(&results, &docs),
