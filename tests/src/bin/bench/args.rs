@@ -29,6 +29,8 @@ usage: bench [OPTION]...
 pub(crate) enum Order {
     /// Measure.
     Measure(Options),
+    /// Say how this program is used.
+    Help,
     /// Put results into documentation.
     Render { results: PathBuf, docs: PathBuf },
 }
@@ -57,6 +59,9 @@ pub(crate) fn parse(words: &[String]) -> Result<Order, String> {
             results: results.into(),
             docs: docs.into(),
         });
+    }
+    if words.iter().any(|word| word == "--help") {
+        return Ok(Order::Help);
     }
     let mut options = Options::default();
     let mut parts: Vec<String> = Vec::new();
@@ -171,7 +176,7 @@ mod tests {
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         match parse(&words)? {
             Order::Measure(options) => Ok(options),
-            Order::Render { .. } => Err("that renders".to_owned()),
+            Order::Render { .. } | Order::Help => Err("that measures nothing".to_owned()),
         }
     }
 

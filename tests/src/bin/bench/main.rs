@@ -50,6 +50,10 @@ fn main() -> ExitCode {
     };
     let ended = match args::parse(&words) {
         Err(what) => return complain(&format!("{what}\n{}", args::USAGE), 2),
+        Ok(Order::Help) => {
+            let _ = writeln!(std::io::stdout(), "{}", args::USAGE);
+            return ExitCode::SUCCESS;
+        }
         Ok(Order::Render { results, docs }) => render::render(&results, &docs),
         Ok(Order::Measure(options)) => return supervise(options, command),
     };

@@ -4,7 +4,7 @@
 //! one.
 
 use std::fs;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use crate::args::Options;
@@ -86,15 +86,18 @@ fn warm_up(options: &Options, props: Props<'_>) -> Result<(), Failure> {
         window: props.window / 2,
         ..props
     };
-    let touch = &scenes::ALL[1];
     for kind in &options.backends {
-        touch.play(&mut Turn {
+        let mut turn = Turn {
             props,
             kind: *kind,
             round: 0,
             wanted: &["touch-d32-eventfd"],
             found: Vec::new(),
-        })?;
+        };
+        let of_them = scenes::ALL.iter().filter(|scene| scene.has(turn.wanted, *kind));
+        for scene in of_them {
+            scene.play(&mut turn)?;
+        }
     }
     Ok(())
 }
@@ -143,7 +146,10 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<(), Failure> {
     fs::write(path, text).map_err(Failure::while_doing(format!("write {}", path.display())))
 }
 
-/// Where we are, on standard error.
+/// Where we are, on a line that is written over, for who watches.
 fn say(what: &str) {
-    let _ = write!(std::io::stderr(), "\r\x1b[K{what}");
+    let mut err = std::io::stderr();
+    if err.is_terminal() {
+        let _ = write!(err, "\r\x1b[K{what}");
+    }
 }
