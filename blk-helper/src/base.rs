@@ -46,8 +46,8 @@ pub(crate) enum BaseError {
     #[error("the base {name} is larger than a file offset can say")]
     TooLarge { name: String },
     #[error(
-        "the base {name} looks like {format}, and only raw images are served; convert it \
-         (qemu-img convert -O raw), or say --raw-anyway to serve its bytes as they are"
+        "the base {name} looks like {format}, and only raw images are served; convert it (`mayfly import` does qcow2, \
+         `qemu-img convert -O raw` the others), or say --raw-anyway to serve its bytes as they are"
     )]
     Format { name: String, format: &'static str },
     #[error("the base {name} is being written by another program")]

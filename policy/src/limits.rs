@@ -103,6 +103,11 @@ pub(crate) fn file_size(bytes: u64) -> Layer {
     lower("file size", Resource::RLIMIT_FSIZE, bytes)
 }
 
+/// The process's address space, and so its memory, grows to `bytes` at most.
+pub(crate) fn memory(bytes: u64) -> Layer {
+    lower("memory limit", Resource::RLIMIT_AS, bytes)
+}
+
 /// No further process or thread: the second fence behind the filter, which has no clone.
 pub(crate) fn no_new_processes() -> Layer {
     lower("process limit", Resource::RLIMIT_NPROC, 0)

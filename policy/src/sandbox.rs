@@ -114,6 +114,12 @@ pub struct Entered<R> {
 }
 
 impl Prepared {
+    /// Limits the address space (RLIMIT_AS) from now on: beyond `bytes` an allocation fails, which ends the process.
+    pub fn limit_memory(mut self, bytes: u64) -> Self {
+        self.report.layers.push(limits::memory(bytes));
+        self
+    }
+
     /// Gives up everything that needs a path, an authority or a namespace, and reads each thing back from the kernel.
     ///
     /// # Errors

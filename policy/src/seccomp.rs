@@ -4,11 +4,12 @@
 //! fails with an errno, for what libraries try out of habit and do without. Conditions carry their own words, made from the
 //! same source text as their numbers, so the table in the documentation cannot drift from the filter.
 //!
-//! It does not know what a process needs; [`helper`] and [`vmm`] do.
+//! It does not know what a process needs; [`helper`], [`import`] and [`vmm`] do.
 
 mod compile;
 mod condition;
 pub mod helper;
+pub mod import;
 pub mod vmm;
 
 pub use compile::FilterError;

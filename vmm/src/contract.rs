@@ -1,8 +1,10 @@
-//! What the supervisor and the VMM agree on: the VMM's command line, its descriptors, and how it says why it ended.
+//! What the supervisor and the VMM agree on (and, in [`import`], the supervisor and `mayfly-import`): the VMM's command line, its descriptors, and how it says why it ended.
 //!
 //! The VMM opens nothing itself. Everything arrives as a descriptor whose number stands on its command line; standard input is
 //! nothing, standard output takes one line of JSON when the machine is ready (`version`, `pid`, and its
 //! [`Report`](policy::Report) as `confinement`), standard error takes log lines. All three are pipes of the supervisor's, never a terminal.
+
+pub mod import;
 
 use std::fmt;
 use std::os::fd::RawFd;

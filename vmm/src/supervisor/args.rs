@@ -4,7 +4,7 @@
 //! those come when both are known ([`super::settings`]).
 
 use super::end::Code;
-use super::words::{Disk, Net, Size, User};
+use super::words::{Backing, Disk, Net, Size, User};
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 use std::ffi::OsString;
@@ -39,6 +39,38 @@ pub(crate) enum Command {
     /// Boot a guest; its serial console is this terminal (C-a h shows the keys, C-a x quits)
     #[command(after_help = after_help())]
     Run(Box<Run>),
+    /// Make a raw image of a qcow2 image, in a confined process that opens nothing
+    #[command(after_help = IMPORT_AFTER_HELP)]
+    Import(Import),
+}
+
+/// One import of an image.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Import {
+    /// The qcow2 image: version 2 or 3, compressed or not. Of its internal snapshots nothing is taken
+    #[arg(value_name = "IN")]
+    pub(crate) image: PathBuf,
+
+    /// The raw image to make; sparse, and never over an existing file [default: IN with the extension .raw]
+    #[arg(value_name = "OUT")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// What IN is based on; given again, what that is based on, and so on. No file is opened because an image names it. Without
+    /// format= it is what the image above it records
+    #[arg(long, value_name = "FILE[,format=qcow2|raw]")]
+    pub(crate) backing: Vec<Backing>,
+
+    /// The largest disk to make [default: 16T]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_size: Option<Size>,
+
+    /// Whom the process becomes when started by root; never root [default: 65534:65534]
+    #[arg(long, value_name = "UID[:GID]")]
+    pub(crate) user: Option<User>,
+
+    /// Show also what the process says in normal operation
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
 }
 
 /// One run of a guest.
@@ -119,6 +151,11 @@ pub(crate) struct Options {
     /// confined
     #[arg(long, value_name = "HOW", value_enum)]
     pub(crate) accel: Option<Accel>,
+
+    /// Import disks that are qcow2 images first, as mayfly import does, into ~/.cache/mayfly/import (or below XDG_CACHE_HOME),
+    /// where the next run finds them
+    #[arg(long)]
+    pub(crate) import: bool,
 
     /// Whom the processes become when started by root; never root [default: 65534:65534]
     #[arg(long, value_name = "UID[:GID]")]
@@ -218,11 +255,28 @@ impl Options {
             overlay_limit: self.overlay_limit.or(file.overlay_limit),
             net: if self.net.is_empty() { file.net } else { self.net },
             accel: self.accel.or(file.accel),
+            import: self.import || file.import,
             user: self.user.or(file.user),
             verbose: self.verbose || file.verbose,
         }
     }
 }
+
+const IMPORT_AFTER_HELP: &str = "Examples:
+  mayfly import debian.qcow2
+  mayfly import vm.qcow2 golden.raw --backing base.qcow2 --backing older.img,format=raw
+
+The raw image appears whole or not at all. Who may read IN may read it.
+
+Exit codes:
+      0  imported
+      1  a file could not be opened, read or written
+      2  wrong usage
+      3  the process could not be confined
+      9  a bug
+     10  the process that reads the image failed or was killed
+     20  the image is refused: it needs what is not supported or not given, or is damaged
+  128+N  ended by signal N";
 
 fn after_help() -> String {
     let mut text = String::from(

@@ -1,6 +1,6 @@
 //! `mayfly --check-confinement`: lets a process of each kind check itself, and sums up.
 
-use super::end::{Code, helper_ended, machine_ended};
+use super::end::{Code, helper_ended, import_ended, machine_ended};
 use super::plan::Programs;
 use log::{error, info};
 use std::process::{Command, ExitStatus, Stdio};
@@ -10,7 +10,11 @@ type Described = fn(ExitStatus) -> String;
 
 /// Runs each program's own check, one after the other, on our standard output.
 pub(crate) fn run(programs: &Programs) -> Code {
-    let kinds: [(_, Described); 2] = [(&programs.helper, helper_ended), (&programs.vmm, machine_ended)];
+    let kinds: [(_, Described); 3] = [
+        (&programs.helper, helper_ended),
+        (&programs.vmm, machine_ended),
+        (&programs.import, import_ended),
+    ];
     let mut worst = Code::Done;
     for (program, described) in kinds {
         let outcome = Command::new(program)

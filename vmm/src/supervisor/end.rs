@@ -1,6 +1,7 @@
 //! How a run ends, and what the exit code of `mayfly` says about it.
 
 use crate::contract::MachineExit;
+use crate::contract::import::ImportExit;
 use nix::sys::signal::Signal;
 use protocol::launch::ExitCode;
 use std::fmt;
@@ -24,13 +25,15 @@ protocol::exit_codes! {
         /// A bug.
         Panicked = 9 => "a bug: the supervisor panicked",
         /// The VMM failed.
-        RunFailed = 10 => "the VMM failed or was killed",
+        RunFailed = 10 => "the VMM (or the process that imports) failed or was killed",
         /// A disk's helper ended.
         DiskLost = 12 => "a disk's helper or backend ended while the guest ran",
         /// The guest's processor gave up.
         GuestCrashed = 13 => "the guest's processor gave up (a triple fault)",
         /// The guest did nothing but reboot.
         RebootLoop = 14 => "the guest rebooted 10 times in a row within a second of starting",
+        /// An image was not imported, for what it is.
+        ImageRefused = 20 => "an image was not imported: what it is, or needs, is not supported, or it is damaged",
     }
 }
 
@@ -119,7 +122,7 @@ impl fmt::Display for End {
 }
 
 /// The code of somebody whom a signal ended, as shells have it.
-fn told(signal: Signal) -> u8 {
+pub(crate) fn told(signal: Signal) -> u8 {
     #[expect(clippy::as_conversions, reason = "the discriminants are the numbers")]
     let number = signal as i32;
     u8::try_from(number).map_or(u8::MAX, |number| number.saturating_add(128))
@@ -140,6 +143,12 @@ pub(crate) fn qemu_ended(status: ExitStatus) -> String {
 pub(crate) fn machine_ended(status: ExitStatus) -> String {
     let code = status.code().and_then(|code| MachineExit::try_from(code).ok());
     described(status, code.map(MachineExit::meaning))
+}
+
+/// How a `mayfly-import` ended, in words.
+pub(crate) fn import_ended(status: ExitStatus) -> String {
+    let code = status.code().and_then(|code| ImportExit::try_from(code).ok());
+    described(status, code.map(ImportExit::meaning))
 }
 
 fn described(status: ExitStatus, meaning: Option<&str>) -> String {

@@ -4,7 +4,7 @@
 //! `plan` (with `qemu` as the other VMM). How it is done: `kit` and `tap` open, `spawn` starts, `crew` connects,
 //! `run` is the life, `events` what it waits for. A process: `child`, with `relay` for what it logs, `reports` for what
 //! it says at READY, and `control` for what a helper is asked. The operator: `terminal`, `console`, `keys`, `status`.
-//! How it ends: `end`.
+//! How it ends: `end`. Before a run, or without one: `import`.
 //!
 //! It is the operator's, runs with the operator's rights and is not confined. So it touches as little as it can of what a guest
 //! controls: console bytes, which it passes on unread, and log lines and reports of processes that a guest may have taken over.
@@ -19,6 +19,7 @@ mod crew;
 mod end;
 mod events;
 mod host;
+mod import;
 mod keys;
 mod kit;
 mod plan;
@@ -38,6 +39,7 @@ use self::args::{Cli, Command, DiskSource};
 use self::config::ConfigError;
 use self::end::Code;
 use self::host::{Host, HostError};
+use self::import::ImportError;
 use self::kit::{Kit, KitError, open_image};
 use self::plan::{Facts, Plan, Programs};
 use self::reports::Reports;
@@ -68,6 +70,8 @@ enum StartError {
     #[error(transparent)]
     Kit(#[from] KitError),
     #[error(transparent)]
+    Import(#[from] ImportError),
+    #[error(transparent)]
     Run(#[from] RunError),
     #[error("cannot write the report to {}", path.display())]
     Report {
@@ -87,13 +91,14 @@ enum StartError {
 
 impl StartError {
     /// What `exit` gets.
-    const fn code(&self) -> Code {
+    fn code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Settings(_) => Code::Usage,
+            Self::Config(_) | Self::Settings(_) => Code::Usage.number(),
             Self::Host(_) | Self::Kit(_) | Self::Report { .. } | Self::Signals(_) | Self::System { .. } => {
-                Code::CannotStart
+                Code::CannotStart.number()
             }
-            Self::Run(error) => error.code(),
+            Self::Import(error) => error.number(),
+            Self::Run(error) => error.code().number(),
         }
     }
 }
@@ -105,7 +110,11 @@ pub fn main() -> u8 {
         Ok(cli) => cli,
         Err(refusal) => return refusal.tell().number(),
     };
-    let verbose = matches!(&cli.command, Some(Command::Run(run)) if run.options.verbose);
+    let verbose = match &cli.command {
+        Some(Command::Run(run)) => run.options.verbose,
+        Some(Command::Import(import)) => import.verbose,
+        None => false,
+    };
     logging::start("mayfly", &["vmm", "policy"], verbose);
     std::panic::set_hook(Box::new(|panic| {
         terminal::restore();
@@ -117,18 +126,22 @@ pub fn main() -> u8 {
         .map_err(StartError::Signals)
         .and_then(|()| match cli.command {
             Some(Command::Run(run)) => start(*run),
+            Some(Command::Import(import)) => {
+                let done = import::run(&import, &programs()?.import)?;
+                Ok(done.number())
+            }
             None => programs().map(|programs| check::run(&programs).number()),
         });
     outcome.unwrap_or_else(|error| {
         error!("{}", chain(&error));
-        error.code().number()
+        error.code()
     })
 }
 
 /// Puts together what is wanted and what is there, and runs it.
 fn start(run: args::Run) -> Result<u8, StartError> {
     let file = run.config.as_deref().map(config::read).transpose()?.unwrap_or_default();
-    let settings = Settings::new(run.options.or(file))?;
+    let mut settings = Settings::new(run.options.or(file))?;
     sys::pass_nothing_on().map_err(|errno| failed("keep what was inherited from other processes")(errno.into()))?;
     // Helpers and mayfly-vmm see to that themselves; QEMU's core file would hold the guest's memory.
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|errno| failed("rule out core files")(errno.into()))?;
@@ -138,12 +151,14 @@ fn start(run: args::Run) -> Result<u8, StartError> {
     } else {
         Kit::open_taps(&settings)?
     };
+    let programs = programs()?;
+    import::cache::settle(&mut settings, &programs.import, run.dry_run)?;
     let host = Host::look();
     let (engine, notice) = host.choose(settings.accel)?;
     let warnings = host.carries(&settings)?;
     let facts = Facts {
         engine,
-        programs: programs()?,
+        programs,
         partitioned: is_first_disk_partitioned(&settings)?,
         root: nix::unistd::geteuid().is_root(),
         macs: macs(&settings)?,
@@ -205,6 +220,7 @@ fn programs() -> Result<Programs, StartError> {
     Ok(Programs {
         helper: named("MAYFLY_BLK_HELPER").unwrap_or_else(|| beside("blk-helper")),
         vmm: named("MAYFLY_VMM").unwrap_or_else(|| beside("mayfly-vmm")),
+        import: named("MAYFLY_IMPORT").unwrap_or_else(|| beside("mayfly-import")),
         qemu: named("MAYFLY_QEMU").unwrap_or_else(|| "qemu-system-x86_64".into()),
     })
 }

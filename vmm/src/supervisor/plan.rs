@@ -42,6 +42,12 @@ pub(crate) enum Role {
     Control(usize),
     /// A helper's base image, read-only.
     Base(usize),
+    /// An image to import, read-only.
+    Image(usize),
+    /// What it is imported into.
+    Output,
+    /// How far that is.
+    Progress,
 }
 
 /// A process to be.
@@ -79,6 +85,7 @@ pub(crate) enum Backend {
 pub(crate) struct Programs {
     pub(crate) helper: PathBuf,
     pub(crate) vmm: PathBuf,
+    pub(crate) import: PathBuf,
     pub(crate) qemu: PathBuf,
 }
 
@@ -163,7 +170,7 @@ fn planned_disk(index: usize, source: &DiskSource, settings: &Settings, facts: &
             backend: Backend::Socket(path.clone()),
         },
         DiskSource::Image(disk) => {
-            let name = named(&disk.image);
+            let name = named(disk.imported_from.as_ref().unwrap_or(&disk.image));
             let serial = disk.serial.clone().unwrap_or_else(|| format!("mayfly-vd{letter}"));
             let job = helper(index, &name, &serial, disk, settings, facts);
             PlannedDisk {
@@ -267,6 +274,9 @@ impl fmt::Display for Role {
             Self::Frontend(_) => write!(to, "socket to the VMM"),
             Self::Control(_) => write!(to, "control channel to the supervisor"),
             Self::Base(_) => write!(to, "base image, read-only"),
+            Self::Image(_) => write!(to, "image, read-only"),
+            Self::Output => write!(to, "output"),
+            Self::Progress => write!(to, "pipe: progress"),
         }
     }
 }

@@ -131,10 +131,10 @@ fn show(name: &str, line: &str, verbose: bool) {
     }
 }
 
-/// The level of a line of `blk-helper` or `mayfly-vmm` ("blk-helper: warning: ..."), and its text. Others' lines are warnings:
+/// The level of a line of `blk-helper`, `mayfly-vmm` or `mayfly-import` ("blk-helper: warning: ..."), and its text. Others' lines are warnings:
 /// QEMU says nothing unless something is wrong.
 fn level_of(line: &str) -> (Level, &str) {
-    let ours = ["blk-helper: ", "mayfly-vmm: "];
+    let ours = ["blk-helper: ", "mayfly-vmm: ", "mayfly-import: "];
     let Some(rest) = ours.iter().find_map(|program| line.strip_prefix(program)) else {
         return (Level::Warn, line);
     };
@@ -185,7 +185,7 @@ impl Lines {
 }
 
 /// Text without what steers a terminal or turns the reading direction; a carriage return at the end is none of it.
-fn readable(bytes: &[u8]) -> String {
+pub(super) fn readable(bytes: &[u8]) -> String {
     let mut text = String::new();
     for letter in String::from_utf8_lossy(bytes.trim_ascii_end()).chars() {
         if letter == ' ' || letter == '…' || letter.is_ascii_graphic() || letter.is_alphanumeric() {

@@ -24,6 +24,8 @@ pub(crate) struct Settings {
     pub(crate) overlay_limit: Option<Size>,
     pub(crate) nets: Vec<Net>,
     pub(crate) accel: Accel,
+    /// Whether qcow2 images become raw ones first.
+    pub(crate) import: bool,
     pub(crate) user: User,
     pub(crate) verbose: bool,
 }
@@ -63,6 +65,7 @@ impl Settings {
             overlay_limit: options.overlay_limit,
             nets: options.net,
             accel: options.accel.unwrap_or(Accel::Auto),
+            import: options.import,
             user: options.user.unwrap_or(User::NOBODY),
             verbose: options.verbose,
         };

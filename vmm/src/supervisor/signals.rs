@@ -39,6 +39,14 @@ impl Signals {
         SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map(Self)
     }
 
+    /// Lets them do again what they do by default: also those that came meanwhile.
+    ///
+    /// # Errors
+    /// None that the kernel knows for this.
+    pub(crate) fn give_back(self) -> Result<(), Errno> {
+        SigSet::empty().thread_set_mask()
+    }
+
     /// The next one, if one came.
     pub(crate) fn next(&self) -> Option<Signal> {
         let info = self.0.read_signal().ok().flatten()?;

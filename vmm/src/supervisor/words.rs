@@ -2,6 +2,7 @@
 //! and knows what is wrong with the text in a sentence for who wrote it. None of them looks at the host.
 
 use crate::contract::Mac;
+use crate::contract::import::Format;
 use protocol::blk::ID_BYTES;
 use protocol::size;
 use serde::Deserialize;
@@ -58,6 +59,8 @@ impl FromStr for User {
 #[serde(try_from = "String")]
 pub(crate) struct Disk {
     pub(crate) image: PathBuf,
+    /// What the image was imported from, if it was: by that the operator knows it.
+    pub(crate) imported_from: Option<PathBuf>,
     pub(crate) read_only: bool,
     pub(crate) raw_anyway: bool,
     pub(crate) no_encrypt: bool,
@@ -100,6 +103,42 @@ impl FromStr for Disk {
             return Err("a disk that is only read (ro) has no overlay".into());
         }
         Ok(disk)
+    }
+}
+
+/// What an image is based on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Backing {
+    pub(crate) file: PathBuf,
+    /// Without one it is what the image above it records.
+    pub(crate) format: Option<Format>,
+}
+
+impl FromStr for Backing {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts = commas(text);
+        let (file, options) = parts.split_first().ok_or("give the file's path")?;
+        let format = match options {
+            [] => None,
+            [option] if option == "format=qcow2" => Some(Format::Qcow2),
+            [option] if option == "format=raw" => Some(Format::Raw),
+            _ => {
+                return Err(
+                    "a backing file has one option, format=qcow2 or format=raw (write a comma that belongs to a path \
+                            twice)"
+                        .into(),
+                );
+            }
+        };
+        if file.is_empty() {
+            return Err("give the file's path".into());
+        }
+        Ok(Self {
+            file: file.into(),
+            format,
+        })
     }
 }
 

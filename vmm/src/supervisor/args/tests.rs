@@ -9,7 +9,7 @@ fn run(line: &str) -> Result<Run, String> {
         .command
     {
         Some(Command::Run(run)) => Ok(*run),
-        None => panic!("{line}"),
+        Some(Command::Import(_)) | None => panic!("{line}"),
     }
 }
 
@@ -75,9 +75,12 @@ fn what_makes_no_sense_is_refused_with_what_would() {
 fn the_manual_page_has_every_option_key_and_exit_code() {
     let page = include_str!("../../../../docs/mayfly.1.md");
     let command = Cli::command();
-    let run = command.find_subcommand("run").unwrap();
+    let subcommands = command.get_subcommands();
 
-    for option in run.get_arguments().filter_map(clap::Arg::get_long) {
+    for option in subcommands
+        .flat_map(clap::Command::get_arguments)
+        .filter_map(clap::Arg::get_long)
+    {
         assert!(page.contains(&format!("`--{option}")), "--{option}");
     }
     for code in Code::ALL {

@@ -16,6 +16,7 @@ fn plan(engine: Engine, line: &str) -> Plan {
         programs: Programs {
             helper: "/bin/blk-helper".into(),
             vmm: "/bin/mayfly-vmm".into(),
+            import: "/bin/mayfly-import".into(),
             qemu: "/bin/qemu".into(),
         },
         partitioned: false,

@@ -17,6 +17,7 @@ fn a_disk_is_a_path_and_options() {
         disk,
         Disk {
             image: "a.raw".into(),
+            imported_from: None,
             read_only: false,
             raw_anyway: true,
             no_encrypt: true,
@@ -33,6 +34,20 @@ fn a_doubled_comma_belongs_to_the_path() {
     let disk: Disk = "a,,b.raw,ro".parse().unwrap();
 
     assert_eq!((disk.image, disk.read_only), ("a,b.raw".into(), true));
+}
+
+#[test]
+fn a_backing_file_is_a_path_and_perhaps_a_format() {
+    let backing = |file: &str, format| Backing {
+        file: file.into(),
+        format,
+    };
+    assert_eq!("a,,b".parse(), Ok(backing("a,b", None)));
+    assert_eq!("a,format=raw".parse(), Ok(backing("a", Some(Format::Raw))));
+    assert_eq!("a,format=qcow2".parse(), Ok(backing("a", Some(Format::Qcow2))));
+    for text in ["", ",format=raw", "a,format=vmdk", "a,raw", "a,format=raw,format=raw"] {
+        text.parse::<Backing>().expect_err(text);
+    }
 }
 
 #[test]

@@ -1,0 +1,97 @@
+//! `--check-confinement`: shows what confines an import, then attempts what must be impossible.
+//!
+//! Each attempt is a process of its own: this program, started again, goes through the same steps as one that converts, and
+//! performs the act where it would look at the image. It has its own executable as image, and as output a file without a name.
+
+use super::args::Config;
+use super::life::{Files, StartError, confine};
+use crate::contract::import::{Format, ImageSpec, ImportExit, ImportSpec};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use policy::forbidden::check::{self, start_again, watch};
+use policy::forbidden::{self, CONTROL, Targets};
+use policy::seccomp::import::import_filter;
+use policy::{Confined, signals};
+use std::convert::Infallible;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::IntoRawFd;
+
+/// The attempt that attempts nothing: it shows the report.
+const SHOW: &str = "show-report";
+
+/// Runs the whole check.
+///
+/// # Errors
+/// When the report cannot be written, or this program cannot be started again.
+pub(super) fn run() -> io::Result<ImportExit> {
+    let mut out = io::stdout().lock();
+    let shown = start_again(SHOW)?;
+    out.write_all(&shown.stdout)?;
+    if !shown.status.success() {
+        io::stderr().write_all(&shown.stderr)?;
+        return Ok(ImportExit::NotConfined);
+    }
+    writeln!(out, "\nforbidden acts, each in a process of its own:")?;
+    let tally = watch(&mut out, forbidden::all(), start_again)?;
+    if tally.alarms == 0 {
+        writeln!(out, "\nnone of {} forbidden acts was possible", tally.impossible)?;
+        Ok(ImportExit::Done)
+    } else {
+        writeln!(out, "\n{} forbidden acts were possible", tally.alarms)?;
+        Ok(ImportExit::ForbiddenActPossible)
+    }
+}
+
+/// What an attempt could not do.
+pub(super) enum AttemptError {
+    /// The confinement itself failed.
+    Start(StartError),
+    /// There is no such act.
+    Unknown,
+}
+
+/// Confines this process as one that converts, then attempts what `name` says, tells what came of it, and ends.
+///
+/// # Errors
+/// [`AttemptError`]: nothing was attempted.
+pub(super) fn attempt(name: &str, config: &Config) -> Result<Infallible, AttemptError> {
+    let act = forbidden::all().iter().chain([&CONTROL]).find(|act| act.name == name);
+    if act.is_none() && name != SHOW {
+        return Err(AttemptError::Unknown);
+    }
+    let parent = nix::unistd::getppid();
+    let spec = own_files(config);
+    let confined = confine(&spec).map_err(AttemptError::Start)?;
+    let targets = Targets {
+        base: spec.images.first().map(|spec| spec.image),
+        overlay: Some(spec.output),
+        ..Targets::new(parent)
+    };
+    let text = act.map_or_else(|| report(&confined), |act| check::attempt(act, &targets));
+    let mut out = io::stdout().lock();
+    let told = writeln!(out, "{text}").and_then(|()| out.flush());
+    let exit = told.map_or(ImportExit::CannotStart, |()| ImportExit::Done);
+    // Not returned: nothing in here may be closed.
+    signals::exit_now(exit.number())
+}
+
+fn report(confined: &Confined<Files>) -> String {
+    let filter = import_filter(&confined.get().named());
+    format!("{}\nfilter:\n{}", confined.report(), filter.to_markdown())
+}
+
+/// Files for a process that will not convert anything.
+fn own_files(config: &Config) -> ImportSpec {
+    let image = File::open("/proc/self/exe").expect("a fresh process can read its own program");
+    let output = memfd_create("output", MFdFlags::MFD_CLOEXEC).expect("a fresh process has descriptors left");
+    ImportSpec {
+        images: vec![ImageSpec {
+            image: image.into_raw_fd(),
+            format: Format::Qcow2,
+        }],
+        output: output.into_raw_fd(),
+        bytes_max: 1 << 30,
+        user: config.user,
+        verbose: config.verbose,
+    }
+}

@@ -1,0 +1,250 @@
+//! `mayfly import`: opens the files, lets a confined `mayfly-import` convert them, and keeps what comes of it, whole or not at all.
+//!
+//! The image may be an enemy's, and so may the process be that reads it, from then on. So nothing it says is believed: progress
+//! that goes back or beyond the end ends it, its words are shown without what steers a terminal, and a file is only kept that
+//! was given its length here. (What the file then holds is as little to be trusted as the image was.)
+
+pub(crate) mod cache;
+mod output;
+mod progress;
+mod worker;
+
+use self::output::{Output, OutputError};
+use self::worker::{Opened, Order, WorkerError};
+use super::args;
+use super::end::{Code, told};
+use super::kit::{KitError, open_image};
+use super::signals::Signals;
+use super::words::User;
+use crate::contract::import::{Format, IMAGES_MAX};
+use crate::sys;
+use log::info;
+use nix::errno::Errno;
+use protocol::size::show;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// The largest disk if nobody says: the largest file of ext4.
+pub(crate) const BYTES_MAX: u64 = 16 << 40;
+
+/// What `st_blocks` counts.
+const BLOCK: u64 = 512;
+
+/// Why nothing was imported.
+#[derive(Debug, Error)]
+pub(crate) enum ImportError {
+    #[error(transparent)]
+    Open(#[from] KitError),
+    #[error("there are more than {} backing files", IMAGES_MAX.saturating_sub(1))]
+    ManyFiles,
+    #[error("no name for the raw image follows from {}; give one: mayfly import IN OUT", .0.display())]
+    NoName(PathBuf),
+    #[error(
+        "{} is not a qcow2 image; one that is raw needs no import (mayfly run --disk takes it as it is), and others \
+         `qemu-img convert -O raw` converts",
+        .0.display()
+    )]
+    NotQcow2(PathBuf),
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    #[error("cannot import {}", image.display())]
+    Worker {
+        image: PathBuf,
+        #[source]
+        source: WorkerError,
+    },
+    #[error("cannot import {}: {} has changed meanwhile: something writes it", image.display(), changed.display())]
+    Changed { image: PathBuf, changed: PathBuf },
+    #[error("cannot take over the signals")]
+    Signals(#[source] Errno),
+    #[error("cannot {doing}")]
+    System {
+        doing: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Cache(#[from] cache::CacheError),
+}
+
+impl ImportError {
+    /// What `exit` gets.
+    pub(crate) fn number(&self) -> u8 {
+        match self {
+            Self::ManyFiles | Self::NoName(_) => Code::Usage.number(),
+            Self::NotQcow2(_) => Code::ImageRefused.number(),
+            Self::Worker { source, .. } => match source {
+                WorkerError::Told(signal) => told(*signal),
+                WorkerError::Refused(_) => Code::ImageRefused.number(),
+                WorkerError::Ended(_) | WorkerError::Nonsense | WorkerError::Stalled => Code::RunFailed.number(),
+                WorkerError::Spawn(_) | WorkerError::Failed(_) | WorkerError::System { .. } => {
+                    Code::CannotStart.number()
+                }
+            },
+            Self::Open(_)
+            | Self::Output(_)
+            | Self::Changed { .. }
+            | Self::Signals(_)
+            | Self::System { .. }
+            | Self::Cache(_) => Code::CannotStart.number(),
+        }
+    }
+}
+
+/// `mayfly import`.
+///
+/// # Errors
+/// [`ImportError`]. There is no output then.
+pub(crate) fn run(import: &args::Import, program: &Path) -> Result<Code, ImportError> {
+    let pass_nothing_on = sys::pass_nothing_on().map_err(io::Error::from);
+    pass_nothing_on.map_err(|source| ImportError::System {
+        doing: "keep what was inherited from other processes",
+        source,
+    })?;
+    let files = Files::open(import)?;
+    let path = files.output_path(import.output.as_deref())?;
+    let mut output = Output::create(&path, files.mode())?;
+    let signals = Signals::take().map_err(ImportError::Signals)?;
+    files.convert(import, program, &mut output, &signals)?;
+    let info = output.keep()?;
+    info!(
+        "imported {} into {}: a disk of {}, which takes {}",
+        import.image.display(),
+        path.display(),
+        show(info.len()),
+        show(info.blocks().saturating_mul(BLOCK))
+    );
+    Ok(Code::Done)
+}
+
+/// The files to read, as they were when they were opened.
+struct Files {
+    opened: Vec<Opened>,
+    before: Vec<Metadata>,
+    paths: Vec<PathBuf>,
+}
+
+impl Files {
+    fn open(import: &args::Import) -> Result<Self, ImportError> {
+        if import.backing.len() >= IMAGES_MAX {
+            return Err(ImportError::ManyFiles);
+        }
+        let backing = import
+            .backing
+            .iter()
+            .map(|backing| (&backing.file, backing.format.unwrap_or(Format::AsRecorded)));
+        let (mut opened, mut before, mut paths) = (Vec::new(), Vec::new(), Vec::new());
+        for (path, format) in [(&import.image, Format::Qcow2)].into_iter().chain(backing) {
+            let file = open_image(path)?;
+            let info = file.metadata().map_err(|source| KitError::Open {
+                what: "image",
+                path: path.clone(),
+                source,
+            })?;
+            if opened.is_empty() && info.is_file() && !is_qcow2(&file) {
+                return Err(ImportError::NotQcow2(path.clone()));
+            }
+            if !info.is_file() && !info.file_type().is_block_device() {
+                return Err(ImportError::Open(KitError::Kind {
+                    what: "image",
+                    path: path.clone(),
+                    kind: "neither a regular file nor a block device",
+                    wanted: "a qcow2 image",
+                }));
+            }
+            opened.push(Opened {
+                file: file.into(),
+                format,
+            });
+            before.push(info);
+            paths.push(path.clone());
+        }
+        Ok(Self { opened, before, paths })
+    }
+
+    /// The image itself.
+    fn image(&self) -> PathBuf {
+        self.paths.first().cloned().unwrap_or_default()
+    }
+
+    /// Where the disk shall be: as said, or beside the image.
+    fn output_path(&self, said: Option<&Path>) -> Result<PathBuf, ImportError> {
+        let image = self.image();
+        // What lies beside a block device is not a place for it.
+        let beside = || {
+            self.before
+                .first()
+                .filter(|info| info.is_file())
+                .map(|_| image.with_extension("raw"))
+        };
+        match said
+            .map(Path::to_owned)
+            .or_else(|| beside().filter(|path| *path != image))
+        {
+            Some(path) => Ok(path),
+            None => Err(ImportError::NoName(image)),
+        }
+    }
+
+    /// Who may read the image may read the disk, as far as the umask lets them.
+    fn mode(&self) -> u32 {
+        let mode = self.before.first().map_or(0, Metadata::mode);
+        mode & 0o666 | 0o600
+    }
+
+    /// Converts them, and makes sure that nobody wrote them meanwhile.
+    fn convert(
+        self,
+        import: &args::Import,
+        program: &Path,
+        output: &mut Output,
+        signals: &Signals,
+    ) -> Result<(), ImportError> {
+        let image = self.image();
+        let again = self.opened.iter().map(|opened| opened.file.try_clone());
+        let again = again.collect::<Result<Vec<_>, _>>();
+        let again = again.map_err(|source| ImportError::System {
+            doing: "keep hold of the image",
+            source,
+        })?;
+        let order = Order {
+            program,
+            name: image
+                .file_name()
+                .unwrap_or(image.as_os_str())
+                .to_string_lossy()
+                .into_owned(),
+            images: self.opened,
+            bytes_max: import.max_size.map_or(BYTES_MAX, |size| size.0),
+            user: import.user.unwrap_or(User::NOBODY),
+            verbose: import.verbose,
+        };
+        let done = worker::convert(order, output.file(), signals);
+        done.map_err(|source| ImportError::Worker {
+            image: image.clone(),
+            source,
+        })?;
+        for ((file, before), path) in again.into_iter().zip(&self.before).zip(self.paths) {
+            let after = File::from(file).metadata();
+            if !after.is_ok_and(|after| is_unchanged(before, &after)) {
+                return Err(ImportError::Changed { image, changed: path });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether it begins as one, which is all that is looked at here.
+fn is_qcow2(image: &File) -> bool {
+    let mut start = [0; 4];
+    image.read_exact_at(&mut start, 0).is_ok() && start == *b"QFI\xfb"
+}
+
+fn is_unchanged(before: &Metadata, after: &Metadata) -> bool {
+    let facts = |info: &Metadata| (info.len(), info.mtime(), info.mtime_nsec());
+    // A block device's times say nothing of what is written to it.
+    !before.is_file() || facts(before) == facts(after)
+}
