@@ -8,8 +8,9 @@ use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 use std::fmt;
 use std::io::Read;
 
-/// The largest window that a zstd frame may want: more than a cluster has needs only who compresses with its largest settings.
-const ZSTD_WINDOW_MAX: u64 = 16 << 20;
+/// The largest window that a zstd frame may want. QEMU's have 2 MiB, like its largest clusters; whoever compresses as hard as zstd
+/// can without being told to take any memory it likes stays within this.
+const ZSTD_WINDOW_MAX: u64 = 8 << 20;
 
 /// Both decompressors, to be used again and again.
 pub(super) struct Unpacker {

@@ -35,6 +35,11 @@ fn images() -> Vec<Vec<u8>> {
         let byte = u8::try_from(index).unwrap().wrapping_add(1);
         disk.write_all_at(&[byte; 20_000], at).unwrap();
     }
+    // Compresses to more than a few bytes, and in more than one way.
+    let words: String = (0..900_u32)
+        .map(|number| format!("{} ", number.pow(3) % 1009))
+        .collect();
+    disk.write_all_at(words.as_bytes(), 30_000).unwrap();
     let kinds: [&[&str]; 5] = [
         &["-o", "compat=0.10"],
         &["-o", "cluster_size=512"],
@@ -176,6 +181,29 @@ fn no_damage_makes_it_panic_hang_or_write_too_much() {
         converted > 150 && refused > 150,
         "{converted} converted, {refused} refused"
     );
+}
+
+/// The compressed data alone, which lies at the end of the file.
+#[test]
+fn damaged_compression_is_refused_or_gives_other_bytes() {
+    let images = images();
+    let mut dice = Dice::new();
+    let mut refused = 0;
+    for round in 0..600 {
+        let mut image = images[2 + round % 3].clone();
+        let end = image.iter().rposition(|byte| *byte != 0).unwrap();
+        for _ in 0..=dice.below(4) {
+            let at = end - dice.below(1500);
+            image[at] ^= u8::try_from(dice.below(255) + 1).unwrap();
+        }
+
+        match convert(&image) {
+            Ok(length) => assert!(length <= DISK),
+            Err(ImportError::Refused { .. }) => refused += 1,
+            Err(error @ ImportError::Failed { .. }) => panic!("round {round}: {error:?}"),
+        }
+    }
+    assert!(refused > 60, "{refused} refused");
 }
 
 /// Every table is the same one, and every entry leads to the same cluster: a small file for a large disk.

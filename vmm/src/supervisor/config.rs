@@ -79,7 +79,7 @@ mod tests {
     fn keys_are_options_and_paths_start_from_the_file() {
         let (dir, options) = read_text(
             "kernel = 'vmlinuz'\ndisk = ['a.raw,overlay-dir=o', '/b.raw,ro']\ndisk-socket = ['s']\nmemory = '2G'\n\
-             cpus = 4\noverlay-limit = '1G'\nnet = ['tap=tap0']\naccel = 'qemu'\nuser = '1000'\nverbose = true\n",
+             cpus = 4\noverlay-limit = '1G'\nnet = ['tap=tap0']\naccel = 'qemu'\nuser = '1000'\nverbose = true\nimport = true\n",
         );
         let options = options.unwrap();
 
@@ -92,6 +92,7 @@ mod tests {
         assert_eq!((b.image.as_path(), b.read_only), (Path::new("/b.raw"), true));
         assert_eq!(*s, dir.path().join("s"));
         assert_eq!((options.cpus, options.verbose, options.net.len()), (Some(4), true, 1));
+        assert!(options.import);
     }
 
     #[test]
