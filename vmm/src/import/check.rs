@@ -62,10 +62,15 @@ pub(super) fn attempt(name: &str, config: &Config) -> Result<Infallible, Attempt
     let parent = nix::unistd::getppid();
     let spec = own_files(config);
     let confined = confine(&spec).map_err(AttemptError::Start)?;
-    let targets = Targets {
-        base: spec.images.first().map(|spec| spec.image),
-        overlay: Some(spec.output),
-        ..Targets::new(parent)
+    let targets = if name == CONTROL.name {
+        // Without files its work is to say something. It reads images with another call than a helper its base.
+        Targets::new(parent)
+    } else {
+        Targets {
+            base: spec.images.first().map(|spec| spec.image),
+            overlay: Some(spec.output),
+            ..Targets::new(parent)
+        }
     };
     let text = act.map_or_else(|| report(&confined), |act| check::attempt(act, &targets));
     let mut out = io::stdout().lock();
