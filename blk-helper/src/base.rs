@@ -11,11 +11,12 @@ mod magic;
 
 use crate::transfer::{Buffers, Patience, can_refuse_to_wait, read_at, read_bytes_at};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use protocol::control::BaseStatus;
 use protocol::units::{ByteRange, Capacity};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use thiserror::Error;
 
@@ -61,6 +62,8 @@ pub(crate) struct Base {
     /// Its length in bytes when it was opened.
     length: u64,
     capacity: Capacity,
+    /// Which file it is: device and inode.
+    identity: (u64, u64),
     /// Whether other programs that ask (QEMU does) are told not to write it.
     locked: bool,
     can_refuse_to_wait: bool,
@@ -77,7 +80,8 @@ impl Base {
             name: name.clone(),
             source,
         };
-        let kind = file.metadata().map_err(failed)?.file_type();
+        let info = file.metadata().map_err(failed)?;
+        let kind = info.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Err(BaseError::Kind {
                 name,
@@ -105,6 +109,7 @@ impl Base {
             file,
             length,
             capacity,
+            identity: (info.dev(), info.ino()),
             locked,
         })
     }
@@ -112,6 +117,16 @@ impl Base {
     /// The disk it makes.
     pub(crate) fn capacity(&self) -> Capacity {
         self.capacity
+    }
+
+    /// Which file it is, and how long it was when it was opened.
+    pub(crate) fn status(&self) -> BaseStatus {
+        let (device, inode) = self.identity;
+        BaseStatus {
+            device,
+            inode,
+            bytes: self.length,
+        }
     }
 
     /// Whether programs that take QEMU's image locks are kept from writing it.

@@ -52,6 +52,8 @@ pub(crate) enum Refusal {
     Unreadable(#[source] MessageError),
     #[error("this request needs {needed} descriptors, and others came")]
     Descriptors { needed: usize },
+    #[error("not built yet")]
+    Unbuilt,
     #[error("busy: a frontend is connected")]
     Busy,
     #[error("what came is not a Unix stream socket")]

@@ -74,6 +74,11 @@ impl DiskFacts {
             overlay,
         }
     }
+
+    /// Whether the overlay, if there is one, is encrypted.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.overlay.as_ref().is_some_and(|overlay| overlay.encrypted)
+    }
 }
 
 impl fmt::Display for DiskFacts {

@@ -22,9 +22,9 @@ use nix::unistd::Pid;
 use policy::forbidden::Targets;
 use policy::seccomp::Filter;
 use policy::seccomp::helper::{HelperDescriptors, helper_filter};
-use policy::{Descriptor, Descriptors, ThreadEvidence};
+use policy::{Descriptor, Descriptors, Report, ThreadEvidence};
 use protocol::config_space::{ConfigSpace, Geometry};
-use protocol::control::Status;
+use protocol::control::{AtLimit, Confinement, Limits, Rate, Status};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex};
@@ -163,14 +163,25 @@ impl Service {
     }
 
     /// How things are, for the operator.
-    pub(crate) fn status(&self, connected: bool) -> Status {
+    pub(crate) fn status(&self, connected: bool, report: &Report) -> Status {
+        let overlay = match self.disk.medium() {
+            Medium::ReadOnly(_) => None,
+            Medium::Burning(overlay) => Some(overlay.status(self.facts.is_encrypted())),
+        };
         Status {
             disk_bytes: self.disk.capacity().bytes(),
             connected,
-            overlay: match self.disk.medium() {
-                Medium::ReadOnly(_) => None,
-                Medium::Burning(overlay) => Some(overlay.status()),
+            base: self.disk.medium().base().status(),
+            overlay,
+            limits: Limits {
+                overlay_bytes: overlay.map_or(0, |overlay| overlay.limit_bytes),
+                iops: Rate::UNLIMITED,
+                bandwidth: Rate::UNLIMITED,
+                keep_free_bytes: 0,
+                at_limit: AtLimit::Error,
             },
+            save: None,
+            confinement: confinement(report),
         }
     }
 
@@ -213,6 +224,18 @@ impl Descriptors for Service {
             list.push(described(socket.as_raw_fd(), "socket to the service manager"));
         }
         list
+    }
+}
+
+/// The names of the layers in force, and of those that are not.
+fn confinement(report: &Report) -> Confinement {
+    let named = |achieved| {
+        let layers = report.layers.iter().filter(move |layer| layer.achieved == achieved);
+        layers.map(|layer| layer.name.to_owned()).collect()
+    };
+    Confinement {
+        in_force: named(true),
+        missing: named(false),
     }
 }
 

@@ -7,6 +7,7 @@
 //! ```text
 //! {"version":1,"id":7,"command":"attach"}   and one descriptor
 //! {"id":7,"ok":"attached"}                  or {"id":7,"error":"busy: a frontend is connected"}
+//! {"event":{"kind":"connected"},"missed":0} at any time, to whoever asked for events
 //! ```
 //!
 //! Whoever asks must be understood exactly, so a request with a field that nobody knows is refused. Whoever is answered may
@@ -15,17 +16,26 @@
 //!
 //! Not here: sockets. docs/control.md is the same for readers who write a client.
 
+mod event;
+mod limits;
+mod stats;
+mod status;
+mod text;
+
+pub use event::{Event, Notice};
+pub use limits::{AtLimit, Limits, LimitsChange, Rate};
+pub use stats::{Count, LATENCY_BUCKETS, Latency, Stats};
+pub use status::{BaseStatus, Confinement, OverlayStatus, SaveState, SaveStatus, Status};
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The version of the requests that this crate speaks.
 pub const VERSION: u32 = 1;
 
-/// The longest message, in bytes. Ten times what any message needs today; a guess.
-pub const MAX_BYTES: usize = 4096;
-
-/// About the longest text of an error, in bytes. Even if JSON escapes each character, it fits.
-const MAX_TEXT_BYTES: usize = 512;
+/// The longest message, in bytes. The longest one is a save whose [`SaveRequest::backing`] is as long as qcow2 allows, 1023 bytes,
+/// and which JSON writes with six letters each; statistics whose numbers are all as long as can be take 2 KiB.
+pub const MAX_BYTES: usize = 8192;
 
 /// What an operator asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,24 +50,76 @@ pub struct Request {
 }
 
 /// What to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Command {
     /// Serve another frontend: the descriptor that comes along, a connected Unix stream socket.
     Attach,
     /// Say how things are.
     Status,
+    /// Say what was counted.
+    Stats,
+    /// From now on, say on this connection what happens.
+    Events,
+    /// Write the disk, as it is now, into the descriptor that comes along: an empty regular file, open for reading and writing.
+    Save(SaveRequest),
+    /// Call the save of this connection off.
+    CancelSave,
+    /// Forget all that the guest wrote.
+    Reset,
+    /// Change limits.
+    SetLimits(LimitsChange),
+    /// Make the disk larger.
+    Resize(ResizeRequest),
+    /// Burn the disk and end.
+    Stop,
 }
 
 impl Command {
     /// How many descriptors come with the request: exactly so many.
     #[must_use]
-    pub const fn descriptors(self) -> usize {
+    pub const fn descriptors(&self) -> usize {
         match self {
-            Self::Attach => 1,
-            Self::Status => 0,
+            Self::Attach | Self::Save(_) => 1,
+            Self::Status
+            | Self::Stats
+            | Self::Events
+            | Self::CancelSave
+            | Self::Reset
+            | Self::SetLimits(_)
+            | Self::Resize(_)
+            | Self::Stop => 0,
         }
     }
+}
+
+/// What to save, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SaveRequest {
+    /// In which format.
+    pub format: SaveFormat,
+    /// The name of the base that a qcow2 file is to carry: what QEMU will open. At most 1023 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backing: Option<String>,
+}
+
+/// The format of what is saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SaveFormat {
+    /// The whole disk, byte for byte.
+    Raw,
+    /// A qcow2 file with what the guest changed, over the base.
+    Qcow2Delta,
+}
+
+/// How large the disk is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResizeRequest {
+    /// In bytes, never less than now.
+    pub disk_bytes: u64,
 }
 
 /// What a helper answers.
@@ -78,7 +140,7 @@ pub enum Outcome {
     /// It was done.
     Ok(Answer),
     /// It was not, and nothing changed: why, in words for people.
-    Error(String),
+    Error(#[serde(with = "text")] String),
 }
 
 /// What was done.
@@ -88,29 +150,23 @@ pub enum Answer {
     /// The new frontend is being served.
     Attached,
     /// How things are.
-    Status(Status),
-}
-
-/// How things are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
-    /// Size of the disk, in bytes.
-    pub disk_bytes: u64,
-    /// Whether a frontend is connected.
-    pub connected: bool,
-    /// The overlay; a read-only disk has none.
-    pub overlay: Option<OverlayStatus>,
-}
-
-/// How the overlay is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OverlayStatus {
-    /// Clusters that the guest changed and that take space: not those it discarded.
-    pub dirty_clusters: u64,
-    /// The space they take, in bytes. Counted, not measured: a file system that cannot punch holes keeps more.
-    pub used_bytes: u64,
-    /// What `used_bytes` cannot exceed.
-    pub limit_bytes: u64,
+    Status(Box<Status>),
+    /// What was counted.
+    Stats(Box<Stats>),
+    /// Events will come.
+    Subscribed,
+    /// The point in time is taken, the copy goes on; [`Status::save`] says how far it is.
+    Saving,
+    /// The save was called off.
+    Cancelled,
+    /// The disk is as the base again.
+    Reset,
+    /// The limits now in force.
+    Limited(Limits),
+    /// The disk has the new size.
+    Resized,
+    /// The disk burns.
+    Stopping,
 }
 
 /// Why a message cannot be read.
@@ -195,7 +251,7 @@ impl Reply {
     pub fn error(id: Option<u64>, text: &str) -> Self {
         Self {
             id,
-            outcome: Outcome::Error(printable(text)),
+            outcome: Outcome::Error(text.to_owned()),
         }
     }
 
@@ -214,11 +270,27 @@ impl Reply {
     /// # Errors
     /// [`MessageError`].
     pub fn decode(packet: &[u8]) -> Result<Self, MessageError> {
-        let reply: Self = read(packet)?;
-        Ok(match reply.outcome {
-            Outcome::Ok(_) => reply,
-            Outcome::Error(text) => Self::error(reply.id, &text),
-        })
+        read(packet)
+    }
+}
+
+/// What a helper says: a reply, or what happened meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Heard {
+    /// Something happened.
+    Notice(Notice),
+    /// The reply to a request.
+    Reply(Reply),
+}
+
+impl Heard {
+    /// Reads a packet, for who asked for events.
+    ///
+    /// # Errors
+    /// [`MessageError`].
+    pub fn decode(packet: &[u8]) -> Result<Self, MessageError> {
+        read(packet)
     }
 }
 
@@ -228,19 +300,6 @@ fn read<'m, T: Deserialize<'m>>(packet: &'m [u8]) -> Result<T, MessageError> {
         return Err(MessageError::TooLong);
     }
     serde_json::from_slice(packet).map_err(MessageError::Json)
-}
-
-/// The text without what steers a terminal, and not too long.
-fn printable(text: &str) -> String {
-    let mut clean = String::new();
-    for letter in text.chars() {
-        if clean.len() >= MAX_TEXT_BYTES {
-            clean.push('…');
-            break;
-        }
-        clean.push(if letter.is_control() { ' ' } else { letter });
-    }
-    clean
 }
 
 #[cfg(test)]

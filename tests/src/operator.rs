@@ -124,7 +124,7 @@ impl Operator {
     #[must_use]
     pub fn status(&self) -> Status {
         match self.ask(Command::Status, &[]) {
-            Ok(Answer::Status(status)) => status,
+            Ok(Answer::Status(status)) => *status,
             other => panic!("no status: {other:?}"),
         }
     }

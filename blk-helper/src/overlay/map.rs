@@ -78,6 +78,8 @@ pub(crate) struct ClusterMap {
     admitted: ZeroedWords,
     pages: AtomicU64,
     max_pages: u64,
+    /// Clusters that are Zero.
+    zeros: AtomicU64,
 }
 
 impl ClusterMap {
@@ -92,6 +94,7 @@ impl ClusterMap {
             admitted: ZeroedWords::new(pages.div_ceil(u64::from(u32::BITS)))?,
             pages: AtomicU64::new(0),
             max_pages: max_bytes / PAGE_BYTES,
+            zeros: AtomicU64::new(0),
         })
     }
 
@@ -108,8 +111,29 @@ impl ClusterMap {
         let word = usize::try_from(cluster.0).ok().and_then(|index| self.words.get(index));
         debug_assert!(word.is_some(), "a checked range lies on the disk");
         if let Some(word) = word {
+            // Only who holds the region's lock writes the word, so that nothing changes it between the two.
+            let before = word.load(Ordering::Relaxed);
             word.store(state.word(), Ordering::Relaxed);
+            self.count_zero(before, state.word());
         }
+    }
+
+    fn count_zero(&self, before: u32, after: u32) {
+        match (before == ZERO, after == ZERO) {
+            (false, true) => _ = self.zeros.fetch_add(1, Ordering::Relaxed),
+            (true, false) => _ = self.zeros.fetch_sub(1, Ordering::Relaxed),
+            (false, false) | (true, true) => {}
+        }
+    }
+
+    /// Clusters that are Zero.
+    pub(crate) fn zeros(&self) -> u64 {
+        self.zeros.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of memory that may be touched.
+    pub(crate) fn limit_bytes(&self) -> u64 {
+        self.max_pages.saturating_mul(PAGE_BYTES)
     }
 
     /// Makes sure that words of `clusters` may be written.
@@ -151,9 +175,8 @@ impl ClusterMap {
     }
 
     /// Bytes of memory that may have been touched so far.
-    #[cfg(test)]
     pub(crate) fn bytes(&self) -> u64 {
-        self.pages.load(Ordering::Relaxed) * PAGE_BYTES
+        self.pages.load(Ordering::Relaxed).saturating_mul(PAGE_BYTES)
     }
 }
 
@@ -191,6 +214,22 @@ mod tests {
         assert_eq!(map.bytes(), 3 * 4096);
         assert!(matches!(map.admit(3072..3073), Err(OverlayError::MapLimitReached)));
         map.admit(2048..3072).unwrap();
+    }
+
+    #[test]
+    fn zero_clusters_are_counted_as_they_come_and_go() {
+        let map = ClusterMap::new(8, u64::MAX).unwrap();
+        for (cluster, state, zeros) in [
+            (0, State::Zero, 1),
+            (0, State::Zero, 1),
+            (1, State::Zero, 2),
+            (0, State::Dirty(Slot(0)), 1),
+            (1, State::Clean, 0),
+            (1, State::Clean, 0),
+        ] {
+            map.set(Cluster(cluster), state);
+            assert_eq!(map.zeros(), zeros);
+        }
     }
 
     #[test]

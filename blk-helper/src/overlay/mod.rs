@@ -184,9 +184,22 @@ impl Overlay {
         self.store.file()
     }
 
-    /// How full it is.
-    pub(crate) fn status(&self) -> OverlayStatus {
-        self.slots().status()
+    /// How full it is; whether it is encrypted only the workers' scratches know.
+    pub(crate) fn status(&self, encrypted: bool) -> OverlayStatus {
+        let (in_use, limit) = {
+            let slots = self.slots();
+            (slots.in_use(), slots.limit())
+        };
+        OverlayStatus {
+            dirty_clusters: in_use,
+            zero_clusters: self.map.zeros(),
+            used_bytes: in_use.saturating_mul(CLUSTER_BYTES),
+            limit_bytes: limit.saturating_mul(CLUSTER_BYTES),
+            disk_usage_bytes: self.file().disk_usage(),
+            map_bytes: self.map.bytes(),
+            map_limit_bytes: self.map.limit_bytes(),
+            encrypted,
+        }
     }
 
     /// Waits until storage has delivered a place of the overlay's file.

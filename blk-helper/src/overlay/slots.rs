@@ -5,10 +5,9 @@
 //!
 //! Knows nothing of files: who gives a slot back has punched it.
 
+use super::OverlayError;
 use super::map::Slot;
-use super::{CLUSTER_BYTES, OverlayError};
 use crate::mapping::ZeroedWords;
-use protocol::control::OverlayStatus;
 use std::io;
 use std::sync::atomic::Ordering;
 
@@ -60,14 +59,9 @@ impl Slots {
         self.next.saturating_sub(self.free_count)
     }
 
-    /// How many are in use, and what that takes.
-    pub(crate) fn status(&self) -> OverlayStatus {
-        let bytes = |slots: u64| slots.saturating_mul(CLUSTER_BYTES);
-        OverlayStatus {
-            dirty_clusters: self.in_use(),
-            used_bytes: bytes(self.in_use()),
-            limit_bytes: bytes(self.limit),
-        }
+    /// How many may be in use.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
     }
 
     /// Takes at least one slot and at most `want`, all neighbours.

@@ -85,6 +85,13 @@ impl OverlayFile {
     pub(crate) fn number(&self) -> RawFd {
         self.file.as_raw_fd()
     }
+
+    /// What the file system says that it takes, in bytes.
+    pub(crate) fn disk_usage(&self) -> u64 {
+        // stat(2): its blocks have 512 bytes, whatever those of the file system have. A file that is open can be asked.
+        let blocks = fstat(&self.file).map_or(0, |info| info.st_blocks);
+        u64::try_from(blocks).unwrap_or(0).saturating_mul(512)
+    }
 }
 
 impl AsFd for OverlayFile {

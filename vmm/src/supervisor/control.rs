@@ -93,9 +93,10 @@ impl Control {
         loop {
             match self.receive()? {
                 Some(reply) if reply.id == Some(question.0) => {
-                    return match answer(reply)? {
-                        Answer::Status(status) => Ok(status),
-                        Answer::Attached => Err(ControlError::Other),
+                    return if let Answer::Status(status) = answer(reply)? {
+                        Ok(*status)
+                    } else {
+                        Err(ControlError::Other)
                     };
                 }
                 Some(reply) => self.settle(reply),
@@ -167,7 +168,7 @@ impl Control {
             Offer::Open(number) if reply.id == Some(number) => {
                 self.offer = match answer(reply) {
                     Ok(Answer::Attached) => Offer::Taken,
-                    Ok(Answer::Status(_)) => Offer::Failed(ControlError::Other),
+                    Ok(_) => Offer::Failed(ControlError::Other),
                     Err(error) => Offer::Failed(error),
                 };
             }

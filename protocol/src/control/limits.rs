@@ -1,0 +1,75 @@
+//! Limits that an operator sets and changes while a helper serves.
+
+use serde::{Deserialize, Serialize};
+
+/// So much a second, with bursts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    /// Requests, or bytes, a second. 0 means that there is no limit.
+    pub per_second: u64,
+    /// As many as may be used at once after a pause. 0 means as many as a second brings.
+    #[serde(default)]
+    pub burst: u64,
+}
+
+impl Rate {
+    /// No limit.
+    pub const UNLIMITED: Self = Self {
+        per_second: 0,
+        burst: 0,
+    };
+
+    /// Whether there is no limit.
+    #[must_use]
+    pub const fn is_unlimited(self) -> bool {
+        self.per_second == 0
+    }
+}
+
+/// What happens to a guest's write for which there is no space: at the quota, or at the floor of free space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AtLimit {
+    /// It fails: the guest sees an I/O error.
+    #[default]
+    Error,
+    /// It waits, with its whole queue, until there is space.
+    Hold,
+}
+
+/// The limits in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Most bytes of overlay; more may be in use already.
+    pub overlay_bytes: u64,
+    /// Requests a second.
+    pub iops: Rate,
+    /// Bytes a second, read and written.
+    pub bandwidth: Rate,
+    /// Bytes that the overlay's file system keeps free. 0 means that nobody looks.
+    pub keep_free_bytes: u64,
+    /// What happens where there is no space.
+    pub at_limit: AtLimit,
+}
+
+/// What is to change of the limits. What is left out stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsChange {
+    /// See [`Limits::overlay_bytes`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay_bytes: Option<u64>,
+    /// See [`Limits::iops`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iops: Option<Rate>,
+    /// See [`Limits::bandwidth`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Rate>,
+    /// See [`Limits::keep_free_bytes`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_free_bytes: Option<u64>,
+    /// See [`Limits::at_limit`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_limit: Option<AtLimit>,
+}
