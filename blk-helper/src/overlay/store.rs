@@ -7,6 +7,7 @@ use super::CLUSTER_BYTES;
 use super::map::Slot;
 use super::scratch::{SCRATCH_BYTES, SCRATCH_SLOTS, Scratch};
 use crate::cold::Part;
+use crate::sys::file_status;
 use crate::transfer::{Buffers, Patience, can_refuse_to_wait, read_at, read_bytes_at, write_at};
 use nix::fcntl::{FallocateFlags, OFlag, fallocate, open, openat};
 use nix::sys::stat::{Mode, fstat};
@@ -89,7 +90,7 @@ impl OverlayFile {
     /// What the file system says that it takes, in bytes.
     pub(crate) fn disk_usage(&self) -> u64 {
         // stat(2): its blocks have 512 bytes, whatever those of the file system have. A file that is open can be asked.
-        let blocks = fstat(&self.file).map_or(0, |info| info.st_blocks);
+        let blocks = file_status(&self.file).map_or(0, |info| info.st_blocks);
         u64::try_from(blocks).unwrap_or(0).saturating_mul(512)
     }
 }
