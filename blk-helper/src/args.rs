@@ -45,6 +45,11 @@ pub(crate) struct Config {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(RawFd).range(3..))]
     pub(crate) control_fd: Option<RawFd>,
 
+    /// Take orders on a Unix socket of type SOCK_SEQPACKET at this path (mode 0600; docs/control.md), from up to eight clients at a
+    /// time; their leaving ends nothing
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control_path: Option<PathBuf>,
+
     /// Directory for the overlay [default: $TMPDIR, else /var/tmp]. A tmpfs is used only if named here
     #[arg(long, value_name = "DIR", conflicts_with = "read_only")]
     pub(crate) overlay_dir: Option<PathBuf>,
@@ -226,8 +231,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn after_help() -> String {
     let mut text = String::from(
-        "Without --socket-path, --fd and --control-fd, a listening socket is expected from the service manager \
-         (LISTEN_FDS).\n\n\
+        "Without --socket-path, --fd, --control-fd and --control-path, a listening socket is expected from the service \
+         manager (LISTEN_FDS).\n\n\
          Examples:\n  \
          blk-helper --blk-file debian.raw --socket-path /run/user/1000/disk.sock --overlay-limit 10G\n  \
          qemu-system-x86_64 -object memory-backend-memfd,id=mem,size=2G,share=on -machine q35,memory-backend=mem \\\n    \

@@ -8,8 +8,10 @@
 
 mod lock;
 mod magic;
+mod stamp;
 
 use crate::transfer::{Buffers, Patience, can_refuse_to_wait, read_at, read_bytes_at};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use protocol::control::BaseStatus;
 use protocol::units::{ByteRange, Capacity};
@@ -19,6 +21,8 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use thiserror::Error;
+
+pub(crate) use stamp::Stamp;
 
 /// Where the base comes from.
 #[derive(Debug)]
@@ -132,6 +136,14 @@ impl Base {
     /// Whether programs that take QEMU's image locks are kept from writing it.
     pub(crate) fn is_locked(&self) -> bool {
         self.locked
+    }
+
+    /// What the file's status says of its content now.
+    ///
+    /// # Errors
+    /// Whatever the kernel says; an open file always answers.
+    pub(crate) fn stamp(&self) -> Result<Stamp, Errno> {
+        Stamp::of(&self.file)
     }
 
     /// The descriptor's number, for the list of what is open.

@@ -148,12 +148,12 @@ fn arrange_ends() -> Result<(), Errno> {
 }
 
 /// Descriptors that can be open at a time: a kick, a call and an err for each queue, two for each worker, what came with
-/// the messages in hand (at most 32 a message), and a few dozen of our own.
+/// the messages in hand (at most 32 a message), eight clients of the control channel, and a few dozen of our own.
 fn descriptors_needed(config: &Config, cpus: usize) -> u64 {
     let queues = u64::from(config.num_queues);
     let workers = u64::try_from(config.workers(cpus)).unwrap_or(u64::MAX);
     queues
         .saturating_mul(3)
         .saturating_add(workers.saturating_mul(2))
-        .saturating_add(96)
+        .saturating_add(104)
 }

@@ -1,10 +1,11 @@
-//! The operator's channel: requests taken from it and replies put into it, one a packet, without ever waiting.
+//! One connection of the control channel: requests taken from it and replies put into it, one a packet, without ever waiting.
 //!
-//! It is handed over by whoever starts the process, who decides which frontends are served. That makes the operator trusted,
-//! and its programs no less faulty than others: a packet that makes no sense, is too long or brings the wrong descriptors
+//! Whoever is at the other end was started by, or is, the user who started this process. That makes them trusted, and their
+//! programs no less faulty than others: a packet that makes no sense, is too long or brings the wrong descriptors
 //! is answered with an error, whoever reads no replies gets none, and what came along is closed.
 //!
-//! It does not know what a command does (`serve.rs` does) nor what a message looks like ([`protocol::control`] does).
+//! It does not know who is connected (`clients.rs` does), what a command does (`serve/orders.rs` does) nor what a message looks
+//! like ([`protocol::control`] does).
 
 use crate::door::is_unix;
 use log::debug;
@@ -16,19 +17,18 @@ use rustix::net::{
     recvmsg, sendmsg,
 };
 use std::io::{IoSlice, IoSliceMut};
-use std::mem::{ManuallyDrop, MaybeUninit};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use thiserror::Error;
 
 /// Room for the descriptors of a request, and for one too many, so that too many are told from enough.
 const DESCRIPTORS: usize = 2;
 
-/// The channel.
+/// The connection. That of `--control-fd` is never dropped: a frontend's descriptor that came back under its number would be the
+/// operator. The filter sees to that too.
 #[derive(Debug)]
-pub(crate) struct Operator {
-    /// Open to the end: a frontend's descriptor that came back under its number would be the operator. The filter sees to
-    /// that too.
-    socket: ManuallyDrop<OwnedFd>,
+pub(crate) struct Channel {
+    socket: OwnedFd,
 }
 
 /// The descriptor is no channel.
@@ -64,19 +64,22 @@ pub(crate) enum Refusal {
     Admit(#[source] std::io::Error),
 }
 
-impl Operator {
-    /// Takes the channel over.
+impl Channel {
+    /// Takes over what was inherited.
     ///
     /// # Errors
     /// [`NoChannel`].
-    pub(crate) fn new(socket: OwnedFd) -> Result<Self, NoChannel> {
+    pub(crate) fn inherited(socket: OwnedFd) -> Result<Self, NoChannel> {
         if is_unix(&socket, SocketType::SEQPACKET, false) {
-            Ok(Self {
-                socket: ManuallyDrop::new(socket),
-            })
+            Ok(Self { socket })
         } else {
             Err(NoChannel(socket.as_raw_fd()))
         }
+    }
+
+    /// What came in at a listening socket of packets.
+    pub(crate) fn accepted(socket: OwnedFd) -> Self {
+        Self { socket }
     }
 
     /// The descriptor's number.
@@ -120,20 +123,20 @@ impl Operator {
         }))
     }
 
-    /// Sends a reply, if there is room for it: whoever reads no replies gets none.
-    pub(crate) fn reply(&self, reply: &Reply) {
-        let packet = reply.encode();
+    /// Sends a packet, if there is room for it: whoever reads none gets none. Says whether there was.
+    pub(crate) fn send(&self, packet: &[u8]) -> bool {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let _ = sendmsg(
+        sendmsg(
             self,
-            &[IoSlice::new(&packet)],
+            &[IoSlice::new(packet)],
             &mut SendAncillaryBuffer::default(),
             flags,
-        );
+        )
+        .is_ok()
     }
 }
 
-impl AsFd for Operator {
+impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -173,10 +176,10 @@ mod tests {
     use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair};
     use std::os::unix::net::UnixStream;
 
-    fn pair() -> (Operator, OwnedFd) {
+    fn pair() -> (Channel, OwnedFd) {
         let (ours, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
-        (Operator::new(ours).unwrap(), theirs)
+        (Channel::inherited(ours).unwrap(), theirs)
     }
 
     fn send(to: &OwnedFd, bytes: &[u8], descriptors: &[RawFd]) {
@@ -186,9 +189,9 @@ mod tests {
     }
 
     /// What is replied to the next packet, and how many descriptors the command got.
-    fn answered(operator: &Operator) -> (Reply, usize) {
+    fn answered(channel: &Channel) -> (Reply, usize) {
         let mut got = 0;
-        let reply = operator.hear().unwrap().unwrap().answer(|_, descriptors| {
+        let reply = channel.hear().unwrap().unwrap().answer(|_, descriptors| {
             got = descriptors.len();
             Ok(Answer::Attached)
         });
@@ -201,26 +204,26 @@ mod tests {
 
     #[test]
     fn a_request_comes_with_its_descriptor() {
-        let (operator, theirs) = pair();
-        assert!(operator.hear().unwrap().is_none());
+        let (channel, theirs) = pair();
+        assert!(channel.hear().unwrap().is_none());
 
         send(&theirs, &Request::new(7, Command::Attach).encode(), &[0]);
 
-        assert_eq!(answered(&operator), (Reply::ok(7, Answer::Attached), 1));
+        assert_eq!(answered(&channel), (Reply::ok(7, Answer::Attached), 1));
     }
 
     #[test]
     fn other_descriptors_than_needed_are_refused_and_closed() {
-        let (operator, theirs) = pair();
+        let (channel, theirs) = pair();
         let (sent, peer) = UnixStream::pair().unwrap();
         let request = Request::new(7, Command::Attach).encode();
         for count in [0, 2, 3, 5, 253] {
             send(&theirs, &request, &vec![sent.as_raw_fd(); count]);
-            let (reply, got) = answered(&operator);
+            let (reply, got) = answered(&channel);
             assert!(is_error(&reply, "needs 1") && got == 0, "{count}: {reply:?}");
         }
         send(&theirs, &Request::new(8, Command::Status).encode(), &[sent.as_raw_fd()]);
-        assert!(is_error(&answered(&operator).0, "needs 0"));
+        assert!(is_error(&answered(&channel).0, "needs 0"));
 
         drop(sent);
 
@@ -233,25 +236,26 @@ mod tests {
 
     #[test]
     fn what_is_no_request_is_refused() {
-        let (operator, theirs) = pair();
+        let (channel, theirs) = pair();
         let mut long = Request::new(7, Command::Status).encode();
         long.resize(MAX_BYTES + 1, b' ');
         for (packet, about) in [(&b""[..], "no sense"), (b"{", "no sense"), (&long, "longer than")] {
             send(&theirs, packet, &[0]);
-            assert!(is_error(&answered(&operator).0, about), "{about}");
+            assert!(is_error(&answered(&channel).0, about), "{about}");
         }
     }
 
     #[test]
     fn replies_beyond_the_room_for_them_are_dropped() {
-        let (operator, theirs) = pair();
+        let (channel, theirs) = pair();
         for _ in 0..10_000 {
-            operator.reply(&Reply::ok(1, Answer::Attached));
+            channel.send(&Reply::ok(1, Answer::Attached).encode());
         }
         let mut packet = [0; MAX_BYTES];
+        assert!(!channel.send(b"full"));
         while recv(theirs.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT).is_ok() {}
 
-        operator.reply(&Reply::ok(2, Answer::Attached));
+        assert!(channel.send(&Reply::ok(2, Answer::Attached).encode()));
 
         let length = recv(theirs.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT).unwrap();
         assert_eq!(
@@ -263,7 +267,7 @@ mod tests {
     #[test]
     fn only_a_socket_of_packets_is_a_channel() {
         let (stream, _peer) = UnixStream::pair().unwrap();
-        Operator::new(stream.into()).unwrap_err();
-        Operator::new(tempfile::tempfile().unwrap().into()).unwrap_err();
+        Channel::inherited(stream.into()).unwrap_err();
+        Channel::inherited(tempfile::tempfile().unwrap().into()).unwrap_err();
     }
 }

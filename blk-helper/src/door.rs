@@ -3,6 +3,7 @@
 //! The socket's path belongs to whoever started this process; it is created here if need be and never removed, for the
 //! process cannot reach any path by the time it ends. A dead socket at the path is replaced, a live one is left alone.
 
+use log::debug;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen, socket, sockopt,
@@ -15,6 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use thiserror::Error;
 
 /// Where to find the door.
@@ -67,7 +69,10 @@ impl Door {
     /// [`DoorError`].
     pub(crate) fn open(source: DoorSource) -> Result<Self, DoorError> {
         match source {
-            DoorSource::Path(path) => listen_at(&path).map(Self::Listening),
+            DoorSource::Path(path) => {
+                let listener = listen_at(&path, SockType::Stream)?;
+                Ok(Self::Listening(listener.into()))
+            }
             DoorSource::Listener(fd) => {
                 check(&fd, true)?;
                 let listener = UnixListener::from(fd);
@@ -123,22 +128,24 @@ fn check(fd: &OwnedFd, listening: bool) -> Result<(), DoorError> {
     }
 }
 
-fn listen_at(path: &Path) -> Result<UnixListener, DoorError> {
-    let failed = |source| DoorError::Listen {
+/// Makes a listening Unix socket of this `kind` at `path`, for this user only.
+///
+/// # Errors
+/// [`DoorError`].
+pub(crate) fn listen_at(path: &Path, kind: SockType) -> Result<OwnedFd, DoorError> {
+    let failed = |errno: Errno| DoorError::Listen {
         path: path.to_owned(),
-        source,
+        source: errno.into(),
     };
-    remove_dead(path)?;
-    bind_privately(path)
-        .map(UnixListener::from)
-        .map_err(|errno| failed(errno.into()))
+    remove_dead(path, kind)?;
+    bind_privately(path, kind).map_err(failed)
 }
 
 /// Makes the socket with mode 0600, never for a moment more: Linux gives the file that `bind` makes the mode that the
 /// socket has then, less the umask, which belongs to the whole process and stays as it is.
-fn bind_privately(path: &Path) -> Result<OwnedFd, Errno> {
+fn bind_privately(path: &Path, kind: SockType) -> Result<OwnedFd, Errno> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let listener = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let listener = socket(AddressFamily::Unix, kind, flags, None)?;
     fchmod(&listener, Mode::S_IRUSR | Mode::S_IWUSR)?;
     bind(listener.as_raw_fd(), &UnixAddr::new(path)?)?;
     listen(&listener, Backlog::MAXCONN)?;
@@ -146,7 +153,7 @@ fn bind_privately(path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 /// Removes a socket that nobody serves any more.
-fn remove_dead(path: &Path) -> Result<(), DoorError> {
+fn remove_dead(path: &Path, kind: SockType) -> Result<(), DoorError> {
     let failed = |source| DoorError::Listen {
         path: path.to_owned(),
         source,
@@ -159,24 +166,42 @@ fn remove_dead(path: &Path) -> Result<(), DoorError> {
         }
         Ok(_) => {}
     }
-    match is_served(path).map_err(failed)? {
+    match is_served(path, kind).map_err(failed)? {
         false => fs::remove_file(path).map_err(failed),
         true => Err(DoorError::Taken { path: path.to_owned() }),
     }
 }
 
-/// Whether somebody listens at `path`. A full queue of connections means yes; nobody waits for a place in it.
-fn is_served(path: &Path) -> io::Result<bool> {
+/// Whether somebody listens at `path`. A full queue of connections means yes, and nobody waits for a place in it; so does a socket
+/// of another kind.
+fn is_served(path: &Path, kind: SockType) -> io::Result<bool> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let probe = socket(AddressFamily::Unix, kind, flags, None)?;
     match connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
-        Ok(()) | Err(Errno::EAGAIN) => Ok(true),
+        Ok(()) | Err(Errno::EAGAIN | Errno::EPROTOTYPE) => Ok(true),
         Err(Errno::ECONNREFUSED) => Ok(false),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// Who may be a frontend: this process's users (the one that started it, the one it became) and root.
+/// Bears with a system that has no descriptor, or no memory, for one who knocks: waits a moment.
+///
+/// # Errors
+/// What is not to be borne.
+pub(crate) fn bear(errno: Errno) -> Result<(), Errno> {
+    /// How long, so that a loop does not spin. A guess.
+    const EXHAUSTED: Duration = Duration::from_millis(100);
+    match errno {
+        Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM => {
+            debug!("cannot accept a connection: {errno}");
+            std::thread::sleep(EXHAUSTED);
+            Ok(())
+        }
+        errno => Err(errno),
+    }
+}
+
+/// Who may be a frontend or give orders: this process's users (the one that started it, the one it became) and root.
 #[derive(Clone, Debug)]
 pub(crate) struct Admission {
     uids: [u32; 3],
@@ -200,15 +225,15 @@ impl Admission {
         }
     }
 
-    /// Whether the peer of `stream` may be a frontend; if not, its user.
+    /// Whether the peer of `socket` may connect; if not, its user.
     ///
     /// Inside a user namespace the kernel shows users that are not mapped there, root included, as the overflow uid,
     /// which is nobody we know: they are turned away.
     ///
     /// # Errors
     /// The uid of who may not, or the kernel's refusal to tell.
-    pub(crate) fn check(&self, stream: &UnixStream) -> Result<(), PeerRefused> {
-        let peer = getsockopt(stream, sockopt::PeerCredentials).map_err(PeerRefused::Unknown)?;
+    pub(crate) fn check(&self, socket: &impl AsFd) -> Result<(), PeerRefused> {
+        let peer = getsockopt(socket, sockopt::PeerCredentials).map_err(PeerRefused::Unknown)?;
         let known = peer.uid() != OVERFLOW_UID || self.all_users_shown;
         if known && self.uids.contains(&peer.uid()) {
             Ok(())
@@ -218,7 +243,7 @@ impl Admission {
     }
 }
 
-/// A peer that may not be a frontend.
+/// A peer that may not connect.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub(crate) enum PeerRefused {
     #[error("user {0} may not connect")]
@@ -246,6 +271,19 @@ mod tests {
         drop(first);
 
         open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_socket_of_another_kind_is_left_alone_while_it_is_served() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let packets = listen_at(&path, SockType::SeqPacket).unwrap();
+        assert!(matches!(open(&path), Err(DoorError::Taken { .. })));
+
+        drop(packets);
+
+        open(&path).unwrap();
+        listen_at(&path, SockType::SeqPacket).unwrap();
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod bell;
 mod chain;
 mod check;
 mod cipher;
+mod clients;
 mod cold;
 mod confine;
 mod connection;
@@ -21,6 +22,7 @@ mod control;
 mod disk;
 mod door;
 mod environment;
+mod events;
 mod gate;
 mod guest_memory;
 mod key_memory;
@@ -103,7 +105,7 @@ fn live(config: &Config) -> ExitCode {
     }
     let end = serve(confined);
     let (level, code) = match end {
-        End::FrontendGone | End::OperatorGone => (Level::Info, ExitCode::Burnt),
+        End::FrontendGone | End::OperatorGone | End::Stopped => (Level::Info, ExitCode::Burnt),
         End::Fatal(Fatal::DrainTimedOut(_)) => (Level::Error, ExitCode::DrainTimedOut),
         End::Fatal(Fatal::HistoryRefused(_)) => (Level::Error, ExitCode::HistoryRefused),
         End::Loop(_) => (Level::Error, ExitCode::ServeFailed),

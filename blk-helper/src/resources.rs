@@ -3,15 +3,17 @@
 use crate::args::{BaseName, Config};
 use crate::base::{Base, BaseError, BaseSource};
 use crate::cipher::{Cipher, CipherError};
-use crate::control::{NoChannel, Operator};
+use crate::clients::ControlDoor;
+use crate::control::{Channel, NoChannel};
 use crate::disk::{Disk, Medium};
-use crate::door::{Admission, Door, DoorError, DoorSource};
+use crate::door::{Admission, Door, DoorError, DoorSource, listen_at};
 use crate::environment::{Environment, FIRST_PASSED};
 use crate::key_memory::KeyMemoryFacts;
 use crate::overlay::{CLUSTER_BYTES, Limits, Overlay, OverlayDir, OverlayFile, OverlayFileError, Scratch};
 use crate::report::OverlayFacts;
 use crate::sys::adopt;
 use nix::errno::Errno;
+use nix::sys::socket::SockType;
 use policy::{Descriptor, Descriptors, Prepared};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -20,11 +22,18 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// Where overlays go when nobody says otherwise: on disk, unlike /tmp on many systems.
 const DEFAULT_OVERLAY_DIR: &str = "/var/tmp";
+
+/// The ways in for orders.
+#[derive(Debug)]
+pub(crate) struct Ways {
+    pub(crate) operator: Option<Channel>,
+    pub(crate) control_door: Option<ControlDoor>,
+}
 
 /// What the process opened.
 #[derive(Debug)]
@@ -35,7 +44,7 @@ pub(crate) struct Resources {
     pub(crate) scratches: Vec<Scratch>,
     pub(crate) door: Door,
     pub(crate) admission: Admission,
-    pub(crate) operator: Option<Operator>,
+    pub(crate) ways: Ways,
     pub(crate) notify: Option<UnixDatagram>,
 }
 
@@ -61,8 +70,8 @@ pub(crate) enum OpenError {
     #[error("no way in for a frontend")]
     Door(#[source] DoorError),
     #[error(
-        "nobody could connect: give --socket-path, --fd or --control-fd, or start blk-helper with a listening socket \
-         (LISTEN_FDS)"
+        "nobody could connect: give --socket-path, --fd, --control-fd or --control-path, or start blk-helper with a listening \
+         socket (LISTEN_FDS)"
     )]
     NoDoor,
     #[error("the service manager passed {0} descriptors; exactly one listening socket is expected")]
@@ -71,6 +80,8 @@ pub(crate) enum OpenError {
     Twice(RawFd),
     #[error("no way in for the operator")]
     Operator(#[source] NoChannel),
+    #[error("no control channel")]
+    ControlDoor(#[source] DoorError),
     #[error("cannot reach the service manager at NOTIFY_SOCKET")]
     Notify(#[source] io::Error),
 }
@@ -97,11 +108,7 @@ impl Resources {
             scratches,
             door: Door::open(sources.door).map_err(OpenError::Door)?,
             admission: admission(config),
-            operator: sources
-                .operator
-                .map(Operator::new)
-                .transpose()
-                .map_err(OpenError::Operator)?,
+            ways: ways(sources.operator, config)?,
             notify: environment
                 .notify
                 .as_deref()
@@ -110,6 +117,23 @@ impl Resources {
                 .map_err(OpenError::Notify)?,
         })
     }
+}
+
+/// The ways in for orders: one that was handed over, and one to be made.
+fn ways(operator: Option<OwnedFd>, config: &Config) -> Result<Ways, OpenError> {
+    let listen = |path: &PathBuf| listen_at(path, SockType::SeqPacket).map(ControlDoor::new);
+    Ok(Ways {
+        operator: operator
+            .map(Channel::inherited)
+            .transpose()
+            .map_err(OpenError::Operator)?,
+        control_door: config
+            .control_path
+            .as_ref()
+            .map(listen)
+            .transpose()
+            .map_err(OpenError::ControlDoor)?,
+    })
 }
 
 /// Root's helper becomes another user; anybody else's stays what it is, whatever `--user` says.
@@ -149,7 +173,7 @@ impl Sources {
             (Some(path), _, _) => DoorSource::Path(path.clone()),
             (None, Some(number), _) => DoorSource::Connection(take(number)?),
             (None, None, 1) => DoorSource::Listener(take(FIRST_PASSED)?),
-            (None, None, 0) if config.control_fd.is_some() => DoorSource::Closed,
+            (None, None, 0) if config.control_fd.is_some() || config.control_path.is_some() => DoorSource::Closed,
             (None, None, 0) => return Err(OpenError::NoDoor),
             (None, None, passed) => return Err(OpenError::ManyDoors(passed)),
         };
@@ -172,7 +196,7 @@ impl Sources {
 impl Descriptors for Resources {
     fn descriptors(&self) -> Vec<Descriptor> {
         let mut list = disk_descriptors(&self.disk);
-        list.extend(way_descriptors(&self.door, self.operator.as_ref()));
+        list.extend(way_descriptors(&self.door, &self.ways));
         list.extend(self.notify.as_ref().map(|socket| Descriptor {
             number: socket.as_raw_fd(),
             what: "socket to the service manager".into(),
@@ -197,15 +221,17 @@ pub(crate) fn disk_descriptors(disk: &Disk) -> Vec<Descriptor> {
 }
 
 /// What the ways in keep open.
-pub(crate) fn way_descriptors(door: &Door, operator: Option<&Operator>) -> Vec<Descriptor> {
+pub(crate) fn way_descriptors(door: &Door, ways: &Ways) -> Vec<Descriptor> {
     let what = match door {
         Door::Listening(_) => "listening socket",
         Door::Single(_) | Door::Closed => "connection to the frontend",
     };
     let door = door.number().map(|number| (number, what));
-    let operator = operator.map(|operator| (operator.number(), "control channel of the operator"));
+    let operator = ways.operator.as_ref().map(Channel::number);
+    let control = ways.control_door.as_ref().map(ControlDoor::number);
     door.into_iter()
-        .chain(operator)
+        .chain(operator.map(|number| (number, "control channel of the operator")))
+        .chain(control.map(|number| (number, "listening socket of the control channel")))
         .map(|(number, what)| Descriptor {
             number,
             what: what.into(),

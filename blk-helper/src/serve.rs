@@ -4,21 +4,22 @@
 //! frontend that comes while one is served is turned away at once, so that it never hangs. With an operator, the operator
 //! says when it is over and brings frontends; without one, a connection that was handed over is the only one.
 
+mod orders;
+
+use crate::base::Stamp;
+use crate::clients::{self, Clients};
 use crate::connection::{Connection, Ended, Next};
-use crate::control::Refusal;
-use crate::door::{Door, is_unix};
+use crate::door::{Door, bear};
 use crate::gate::{self, GateError};
 use crate::ring::Fatal;
 use crate::service::Service;
-use log::{debug, info};
+use log::info;
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use policy::logging::chain;
 use policy::{Confined, Report};
-use protocol::control::{Answer, Command};
-use rustix::net::SocketType;
+use protocol::control::Event;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -34,6 +35,9 @@ pub(crate) enum End {
     /// The operator's end of the control channel is closed.
     #[error("the operator is gone")]
     OperatorGone,
+    /// Somebody who may said so.
+    #[error("told to end")]
+    Stopped,
     /// A queue's state ends the process.
     #[error(transparent)]
     Fatal(#[from] Fatal),
@@ -54,16 +58,14 @@ pub(crate) fn serve(confined: Confined<Service>) -> End {
 /// The events of the control thread's epoll.
 const KNOCK: u64 = 0;
 const MESSAGE: u64 = 1;
-const ORDER: u64 = 2;
+const CONTROL_KNOCK: u64 = 2;
+const EVENT: u64 = 3;
 
 /// Knocks answered before the frontend gets a turn again.
 const KNOCKS_A_TURN: usize = 4;
 
-/// Requests of the operator answered before the frontend gets a turn again.
-const REQUESTS_A_TURN: usize = 16;
-
-/// How long to wait where the system has no descriptor, or no memory, for one who knocks.
-const EXHAUSTED: Duration = Duration::from_millis(100);
+/// How often to look whether somebody changed the base. It costs nothing that a guest would notice; a guess.
+const LOOK_AT_BASE: Duration = Duration::from_secs(10);
 
 /// The loop's state.
 struct Server {
@@ -73,28 +75,39 @@ struct Server {
     connection: Option<Connection>,
     /// When to give up waiting for another frontend.
     leave_at: Option<Instant>,
-    /// The operator's end of the channel is closed.
-    operator_gone: bool,
+    clients: Clients,
+    /// The first frontend is the only one.
+    only_one: bool,
+    /// Somebody asked for the end.
+    stopping: bool,
+    /// The base as it was seen last, and when to look again.
+    base: Option<Stamp>,
+    look_at_base: Instant,
 }
 
 impl Server {
     fn new(mut service: Service, report: Report) -> Result<Self, Errno> {
         let first = service.door.take_single();
+        let (operator, door) = (service.ways.operator.take(), service.ways.control_door.take());
+        let only_one = first.is_some() && operator.is_none();
+        let clients = Clients::new(operator, door, &service.control, CONTROL_KNOCK)?;
         let mut server = Self {
             service: Rc::new(service),
             report,
             connection: None,
             leave_at: None,
-            operator_gone: false,
+            clients,
+            only_one,
+            stopping: false,
+            base: None,
+            look_at_base: Instant::now(),
         };
         if let Door::Listening(listener) = &server.service.door {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, KNOCK);
             server.service.control.add(listener, event)?;
         }
-        if let Some(operator) = &server.service.operator {
-            let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, ORDER);
-            server.service.control.add(operator, event)?;
-        }
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, EVENT);
+        server.service.control.add(&*server.service.events, event)?;
         if let Some(stream) = first {
             let errno = |error: io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
             server.admit(stream).map_err(errno)?;
@@ -148,6 +161,8 @@ impl Server {
         if self.connection.as_ref().is_some_and(Connection::has_spoken) {
             self.leave_at = None;
         }
+        self.look_at_base();
+        self.publish();
         Ok(Ok(next))
     }
 
@@ -160,7 +175,8 @@ impl Server {
             .leave_at
             .filter(|_| self.connection.is_none())
             .map(|at| at.saturating_duration_since(now));
-        let timeout = match next.into_iter().chain(leave).min() {
+        let look = self.look_at_base.saturating_duration_since(now);
+        let timeout = match next.into_iter().chain(leave).chain([look]).min() {
             None => EpollTimeout::NONE,
             // Rounded up, so that a deadline has passed when it is looked at again.
             Some(time) => {
@@ -168,14 +184,12 @@ impl Server {
                 EpollTimeout::try_from(millis.min(60_000)).unwrap_or(EpollTimeout::ZERO)
             }
         };
-        let mut events = [EpollEvent::empty(); 4];
+        let mut events = [EpollEvent::empty(); 16];
         match self.service.control.wait(&mut events, timeout) {
             Ok(count) => {
-                let gone = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP;
-                self.operator_gone |= events
-                    .iter()
-                    .take(count)
-                    .any(|event| event.data() == ORDER && event.events().intersects(gone));
+                for event in events.iter().take(count).filter(|event| event.data() >= clients::FIRST) {
+                    self.clients.note(event.data(), event.events());
+                }
                 Ok(())
             }
             Err(Errno::EINTR) => Ok(()),
@@ -209,60 +223,6 @@ impl Server {
         Ok(None)
     }
 
-    /// Does what the operator asks.
-    fn obey(&mut self) -> Result<Option<End>, Errno> {
-        let service = Rc::clone(&self.service);
-        let Some(operator) = &service.operator else {
-            return Ok(None);
-        };
-        if self.operator_gone {
-            return Ok(Some(End::OperatorGone));
-        }
-        for _ in 0..REQUESTS_A_TURN {
-            let Some(packet) = operator.hear()? else {
-                break;
-            };
-            if let Some(end) = self.part_if_gone() {
-                return Ok(Some(end));
-            }
-            let reply = packet.answer(|command, descriptors| match command {
-                Command::Attach => self.attach(descriptors),
-                Command::Status => {
-                    let status = service.status(self.connection.is_some(), &self.report);
-                    Ok(Answer::Status(Box::new(status)))
-                }
-                // Built on this branch next; none of them is merged like this.
-                Command::Stats
-                | Command::Events
-                | Command::Save(_)
-                | Command::CancelSave
-                | Command::Reset
-                | Command::SetLimits(_)
-                | Command::Resize(_)
-                | Command::Stop => Err(Refusal::Unbuilt),
-            });
-            operator.reply(&reply);
-        }
-        Ok(None)
-    }
-
-    /// Lets the operator's frontend in.
-    fn attach(&mut self, descriptors: Vec<OwnedFd>) -> Result<Answer, Refusal> {
-        let socket = descriptors.into_iter().next().ok_or(Refusal::Kind)?;
-        if !is_unix(&socket, SocketType::STREAM, false) {
-            return Err(Refusal::Kind);
-        }
-        let stream = UnixStream::from(socket);
-        if gate::is_hung_up(&stream) {
-            return Err(Refusal::HungUp);
-        }
-        if self.connection.is_some() {
-            return Err(Refusal::Busy);
-        }
-        self.admit(stream).map_err(Refusal::Admit)?;
-        Ok(Answer::Attached)
-    }
-
     /// Lets the frontend go if it has left, whatever it said before; says whether that was the last one.
     fn part_if_gone(&mut self) -> Option<End> {
         let stream = self.connection.as_ref()?.stream();
@@ -286,6 +246,7 @@ impl Server {
         self.service.control.add(connection.stream(), event)?;
         self.connection = Some(connection);
         info!("a frontend connected");
+        self.service.events.emit(Event::Connected);
         Ok(())
     }
 
@@ -297,6 +258,7 @@ impl Server {
             was_frontend = connection.has_spoken();
             // It was added in `admit`; the next descriptor with its number must not inherit its place.
             let _ = self.service.control.delete(connection.stream());
+            self.service.events.emit(Event::Disconnected);
         }
         let fatal = {
             let mut backend = self.backend();
@@ -308,15 +270,28 @@ impl Server {
         if let Some(fatal) = fatal {
             return Some(fatal.into());
         }
-        let others = matches!(self.service.door, Door::Listening(_)) || self.service.operator.is_some();
         match self.service.exit_on_disconnect {
-            _ if !others => Some(End::FrontendGone),
+            _ if self.only_one => Some(End::FrontendGone),
             Some(patience) if was_frontend => {
                 self.leave_at = Some(Instant::now() + patience);
                 None
             }
             Some(_) | None => None,
         }
+    }
+
+    /// Whether the base is not what it was when that was last looked at. Looks now and then.
+    fn base_changed(&mut self) -> bool {
+        let now = Instant::now();
+        if now < self.look_at_base {
+            return false;
+        }
+        self.look_at_base = now + LOOK_AT_BASE;
+        let Ok(stamp) = self.service.base_stamp() else {
+            return false;
+        };
+        let before = self.base.replace(stamp);
+        before.is_some_and(|before| stamp.tells_of_change(before))
     }
 
     fn backend(&self) -> MutexGuard<'_, crate::backend::Backend> {
@@ -331,12 +306,7 @@ fn accept(listener: &UnixListener) -> Result<Option<UnixStream>, Errno> {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(error) => match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ECONNABORTED | Errno::EINTR) => Ok(None),
-            Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
-                debug!("cannot accept a frontend: {error}");
-                std::thread::sleep(EXHAUSTED);
-                Ok(None)
-            }
-            errno => Err(errno.unwrap_or(Errno::EIO)),
+            errno => bear(errno.unwrap_or(Errno::EIO)).map(|()| None),
         },
     }
 }

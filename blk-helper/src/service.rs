@@ -2,15 +2,17 @@
 
 use crate::args::Config;
 use crate::backend::Backend;
+use crate::base::Stamp;
 use crate::bell::{Bell, Nudge};
 use crate::chain::SEG_MAX;
-use crate::control::Operator;
+use crate::clients::ControlDoor;
 use crate::disk::{Disk, Medium, ZERO_LIMITS};
 use crate::door::{Admission, Door};
+use crate::events::Events;
 use crate::guest_memory::{Memory, SharedMemory};
 use crate::overlay::Scratch;
 use crate::report::DiskFacts;
-use crate::resources::{Resources, disk_descriptors, way_descriptors};
+use crate::resources::{Resources, Ways, disk_descriptors, way_descriptors};
 use crate::ring::Ring;
 use crate::staff::{Member, StaffError};
 use crate::warmer::{Warmer, Warming};
@@ -36,7 +38,8 @@ pub(crate) struct Service {
     pub(crate) facts: DiskFacts,
     pub(crate) door: Door,
     pub(crate) admission: Admission,
-    pub(crate) operator: Option<Operator>,
+    pub(crate) ways: Ways,
+    pub(crate) events: Arc<Events>,
     pub(crate) notify: Option<UnixDatagram>,
     pub(crate) exit_on_disconnect: Option<Duration>,
     pub(crate) control: Epoll,
@@ -110,7 +113,8 @@ impl Service {
             facts: DiskFacts::new(&disk, resources.overlay, shape, count),
             door: resources.door,
             admission: resources.admission,
-            operator: resources.operator,
+            ways: resources.ways,
+            events: Arc::new(Events::new().map_err(setup("the queue of events"))?),
             notify: resources.notify,
             exit_on_disconnect: config.exit_on_disconnect,
             control,
@@ -135,7 +139,8 @@ impl Service {
                 Door::Listening(listener) => Some(listener.as_raw_fd()),
                 Door::Single(_) | Door::Closed => None,
             },
-            control: self.operator.as_ref().map(Operator::number),
+            control: self.ways.operator.as_ref().map(|channel| channel.number()),
+            control_listener: self.ways.control_door.as_ref().map(ControlDoor::number),
         })
     }
 
@@ -160,6 +165,14 @@ impl Service {
             None => Ok(()),
             Some(socket) => nix::unistd::write(socket, b"READY=1\n").map(|_| ()),
         }
+    }
+
+    /// What the status of the base's file says of its content now.
+    ///
+    /// # Errors
+    /// Whatever the kernel says; an open file always answers.
+    pub(crate) fn base_stamp(&self) -> Result<Stamp, Errno> {
+        self.disk.medium().base().stamp()
     }
 
     /// How things are, for the operator.
@@ -212,8 +225,9 @@ impl Descriptors for Service {
             what: what.into(),
         };
         let mut list = disk_descriptors(&self.disk);
-        list.extend(way_descriptors(&self.door, self.operator.as_ref()));
+        list.extend(way_descriptors(&self.door, &self.ways));
         list.push(described(self.control.0.as_raw_fd(), "epoll of the control thread"));
+        list.push(described(self.events.number(), "bell of the control thread"));
         let workers = self.workers.iter().map(|worker| (worker, "a worker"));
         for (member, whose) in workers.chain([(&self.warmer, "the warmer")]) {
             let [epoll, bell] = member.bell().numbers();

@@ -1,7 +1,7 @@
 //! What `blk-helper` may call while it serves: one call a line, with its condition and its reason.
 //!
 //! The conditions keep the roles of descriptors apart: the base is only read, the overlay is only read, written and punched, and
-//! neither number can be closed and come back as something else; nor can the operator's. No clone, no execve, no open, no socket; the disk
+//! neither number can be closed and come back as something else; nor can those of the control channel. No clone, no execve, no open, no socket; the disk
 //! is never duplicated or mapped, and no memory becomes code. Signal handlers only `_exit`, so there is no `rt_sigreturn`.
 
 use std::os::fd::RawFd;
@@ -19,6 +19,8 @@ pub struct HelperDescriptors {
     pub listener: Option<RawFd>,
     /// The operator's channel; none without `--control-fd`.
     pub control: Option<RawFd>,
+    /// The socket on which further clients of the control channel arrive; none without `--control-path`.
+    pub control_listener: Option<RawFd>,
 }
 
 /// `fd`, the first argument of most calls.
@@ -32,10 +34,24 @@ impl HelperDescriptors {
         [base].into_iter().chain(overlay).collect()
     }
 
-    /// What stays open to the end: the disk and, where there is one, the control channel.
+    /// What stays open to the end: the disk and, where there are any, the ways in for orders.
     fn lasting(&self) -> Vec<Value> {
         let control = self.control.map(|number| Value::descriptor(number, "control"));
-        self.disk().into_iter().chain(control).collect()
+        self.disk()
+            .into_iter()
+            .chain(control)
+            .chain(self.control_listener())
+            .collect()
+    }
+
+    fn control_listener(&self) -> Option<Value> {
+        let named = |number| Value::descriptor(number, "control listener");
+        self.control_listener.map(named)
+    }
+
+    /// Whether anybody may give orders.
+    fn is_controlled(&self) -> bool {
+        self.control.is_some() || self.control_listener.is_some()
     }
 }
 
@@ -48,7 +64,12 @@ pub fn helper_filter(descriptors: &HelperDescriptors) -> Filter {
         ring_rows(descriptors),
         descriptors.listener.map(listener_rows).unwrap_or_default(),
         connection_rows(descriptors),
-        descriptors.control.map(|_| attach_rows()).unwrap_or_default(),
+        descriptors.control_listener().map(client_rows).unwrap_or_default(),
+        if descriptors.is_controlled() {
+            attach_rows()
+        } else {
+            Vec::new()
+        },
         memory_rows(descriptors),
         runtime_rows(),
         soft_denied_rows(),
@@ -105,11 +126,11 @@ fn connection_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
     let seals = cmd.is(named!(F_GET_SEALS));
     let peek = Argument::int(3, "flags").is(named!(MSG_PEEK | MSG_DONTWAIT));
     table! {
-        allow: SYS_recvmsg [] "messages of the frontend and the operator, and the descriptors that come with them";
+        allow: SYS_recvmsg [] "messages of the frontend and of who gives orders, and the descriptors that come with them";
         allow: SYS_recvfrom [peek] "looks whether a whole message, or the end of the connection, is there";
-        allow: SYS_sendmsg [] "replies to them";
+        allow: SYS_sendmsg [] "replies to them, and events for who asked for them";
         allow: SYS_close [FD.is_none_of(descriptors.lasting())]
-            "a connection's descriptors; the numbers of disk and operator never change their meaning";
+            "a connection's descriptors; the numbers of disk, operator and listener never change their meaning";
         allow: SYS_getsockopt [level(), peer] "who the peer is";
         allow: SYS_ioctl [cmd.is(named!(FIONREAD))] "how much of a message has arrived";
         allow: SYS_fcntl [seals] "whether guest memory is sealed";
@@ -118,6 +139,13 @@ fn connection_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
             "a second handle of a connection: one to look at it, one for the message handling";
         allow: SYS_fstat [] "what kind of file a frontend sent, and how long it is; it takes no path";
         allow: SYS_fstatfs [] "guest memory lies on tmpfs or hugetlbfs, nowhere else";
+    }
+}
+
+/// Taking the next client of the control channel.
+fn client_rows(listener: Value) -> Vec<Row> {
+    table! {
+        allow: SYS_accept4 [FD.is(listener)] "the next client of the control channel";
     }
 }
 
@@ -193,6 +221,7 @@ mod tests {
             overlay: Some(4),
             listener: Some(5),
             control: Some(6),
+            control_listener: Some(7),
         })
         .to_markdown();
 

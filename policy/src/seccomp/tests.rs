@@ -11,7 +11,8 @@ const BASE: u64 = 3;
 const OVERLAY: u64 = 4;
 const LISTENER: u64 = 5;
 const CONTROL: u64 = 6;
-const OTHER: u64 = 7;
+const CONTROL_LISTENER: u64 = 7;
+const OTHER: u64 = 8;
 
 fn helper() -> Filter {
     helper_filter(&HelperDescriptors {
@@ -19,6 +20,7 @@ fn helper() -> Filter {
         overlay: Some(4),
         listener: Some(5),
         control: Some(6),
+        control_listener: Some(7),
     })
 }
 
@@ -32,6 +34,7 @@ fn read_only(call: i64, arguments: [u64; 6]) -> Verdict {
         overlay: None,
         listener: None,
         control: None,
+        control_listener: None,
     });
     verdict_on(&filter, X86_64, call, arguments)
 }
@@ -107,8 +110,10 @@ fn plain_writes_and_closes_never_touch_the_disk() {
 /// A frontend's descriptor with the number of the operator's would be the operator.
 #[test]
 fn the_operators_channel_stays_open() {
-    assert_eq!(verdict(libc::SYS_close, with(CONTROL)), Verdict::Killed);
-    assert_eq!(read_only(libc::SYS_close, with(CONTROL)), Verdict::Allowed);
+    for descriptor in [CONTROL, CONTROL_LISTENER] {
+        assert_eq!(verdict(libc::SYS_close, with(descriptor)), Verdict::Killed);
+        assert_eq!(read_only(libc::SYS_close, with(descriptor)), Verdict::Allowed);
+    }
 }
 
 /// The kernel ignores the upper half of an int; a filter that compared it would see another descriptor.
@@ -221,9 +226,11 @@ fn opening_to_read_fails_and_opening_to_write_kills() {
 
 #[test]
 fn frontends_arrive_at_the_listener_only() {
-    assert_eq!(verdict(libc::SYS_accept4, with(LISTENER)), Verdict::Allowed);
+    for listener in [LISTENER, CONTROL_LISTENER] {
+        assert_eq!(verdict(libc::SYS_accept4, with(listener)), Verdict::Allowed);
+        assert_eq!(read_only(libc::SYS_accept4, with(listener)), Verdict::Killed);
+    }
     assert_eq!(verdict(libc::SYS_accept4, with(OTHER)), Verdict::Killed);
-    assert_eq!(read_only(libc::SYS_accept4, with(LISTENER)), Verdict::Killed);
 }
 
 #[test]

@@ -244,6 +244,7 @@ fn live(twist: Twist) -> Result<Confined<Parts>, Failure> {
                 overlay: parts.files.overlay(),
                 listener: None,
                 control: None,
+                control_listener: None,
             })
         },
     )?;
