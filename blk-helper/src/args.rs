@@ -5,6 +5,7 @@
 
 use clap::{ArgGroup, Parser, ValueEnum};
 use protocol::blk::ID_BYTES;
+use protocol::control::{AtLimit, Rate};
 use protocol::launch::ExitCode;
 use protocol::size;
 use std::fmt::Write;
@@ -66,6 +67,23 @@ pub(crate) struct Config {
     /// [default: what the disk can need, a thousandth of its size]
     #[arg(long, value_name = "SIZE", value_parser = size::parse, conflicts_with = "read_only")]
     pub(crate) map_limit: Option<u64>,
+
+    /// Keep so much free on the file system of the overlay, whoever uses it up; 0 means that nobody looks
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "0", conflicts_with = "read_only")]
+    pub(crate) keep_free: u64,
+
+    /// What happens to writes for which there is no space, at --overlay-limit, at --keep-free, or on a full disk: they fail, or
+    /// they wait, and with them all that comes behind them in their queue
+    #[arg(long, value_name = "WHAT", default_value = "error", conflicts_with = "read_only")]
+    pub(crate) at_limit: AtLimitName,
+
+    /// Most requests a second, all queues together; after a pause BURST at once [default: no limit; a second's worth]
+    #[arg(long, value_name = "N[:BURST]", value_parser = Rate::parse_requests, default_value = "0", hide_default_value = true)]
+    pub(crate) iops: Rate,
+
+    /// Most bytes a second, read and written together; after a pause BURST at once [default: no limit; a second's worth]
+    #[arg(long, value_name = "SIZE[:BURST]", value_parser = Rate::parse_bytes, default_value = "0", hide_default_value = true)]
+    pub(crate) bandwidth: Rate,
 
     /// Queues to offer; a frontend uses as many as it likes
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -140,6 +158,24 @@ impl Config {
         let queues = usize::from(self.num_queues);
         let wanted = self.threads.map_or(cpus, usize::from);
         wanted.clamp(1, queues)
+    }
+}
+
+/// What happens where there is no space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AtLimitName {
+    /// The guest sees an I/O error.
+    Error,
+    /// The guest waits.
+    Hold,
+}
+
+impl From<AtLimitName> for AtLimit {
+    fn from(name: AtLimitName) -> Self {
+        match name {
+            AtLimitName::Error => Self::Error,
+            AtLimitName::Hold => Self::Hold,
+        }
     }
 }
 
@@ -283,6 +319,10 @@ mod tests {
             &["--read-only", "--overlay-dir", "d"],
             &["--read-only", "--overlay-limit", "1G"],
             &["--read-only", "--no-encrypt"],
+            &["--read-only", "--keep-free", "1G"],
+            &["--read-only", "--at-limit", "hold"],
+            &["--at-limit", "panic"],
+            &["--iops", "1:2:3"],
             &["--fd", "2"],
             &["--control-fd", "2"],
             &["--user", "0"],

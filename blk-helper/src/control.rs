@@ -8,6 +8,7 @@
 //! like ([`protocol::control`] does).
 
 use crate::door::is_unix;
+use crate::limits::NothingToLimit;
 use log::debug;
 use nix::errno::Errno;
 use policy::logging::chain;
@@ -54,6 +55,8 @@ pub(crate) enum Refusal {
     Descriptors { needed: usize },
     #[error("not built yet")]
     Unbuilt,
+    #[error("cannot change the limits")]
+    Limits(#[source] NothingToLimit),
     #[error("busy: a frontend is connected")]
     Busy,
     #[error("what came is not a Unix stream socket")]

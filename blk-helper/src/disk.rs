@@ -6,6 +6,8 @@ use crate::base::Base;
 use crate::cold::{Part, Place};
 use crate::overlay::{Overlay, OverlayError, SLICE_BYTES, Work, read_base};
 use crate::request::{MAX_ZERO_SEGMENTS, Request, ZeroSegments};
+use crate::shortage::Shortage;
+use crate::throttle::Throttle;
 use crate::transfer::{Buffers, Patience};
 use log::{Level, debug, log};
 use policy::logging::{Seldom, chain};
@@ -45,6 +47,8 @@ impl Medium {
 pub(crate) struct Disk {
     medium: Medium,
     serial: [u8; ID_BYTES],
+    throttle: Throttle,
+    shortage: Shortage,
     /// What an operator is told, now and then: a guest can provoke it as often as it likes.
     told_of_limit: Seldom,
     told_of_failure: Seldom,
@@ -96,10 +100,12 @@ impl RequestError {
 
 impl Disk {
     /// A disk on `medium` that calls itself `serial`.
-    pub(crate) fn new(medium: Medium, serial: [u8; ID_BYTES]) -> Self {
+    pub(crate) fn new(medium: Medium, serial: [u8; ID_BYTES], throttle: Throttle, shortage: Shortage) -> Self {
         Self {
             medium,
             serial,
+            throttle,
+            shortage,
             told_of_limit: Seldom::default(),
             told_of_failure: Seldom::default(),
         }
@@ -108,6 +114,16 @@ impl Disk {
     /// What it is stored on.
     pub(crate) fn medium(&self) -> &Medium {
         &self.medium
+    }
+
+    /// The limits on requests and bytes a second.
+    pub(crate) fn throttle(&self) -> &Throttle {
+        &self.throttle
+    }
+
+    /// What is done where there is no space.
+    pub(crate) fn shortage(&self) -> &Shortage {
+        &self.shortage
     }
 
     /// Its size.
@@ -170,7 +186,9 @@ impl Disk {
     /// Tells the operator why a request failed: loudly, once a minute, if it is something to act on.
     fn tell(&self, error: &RequestError) {
         let told = match error {
-            RequestError::Overlay(OverlayError::LimitReached | OverlayError::MapLimitReached) => &self.told_of_limit,
+            RequestError::Overlay(
+                OverlayError::LimitReached | OverlayError::FloorReached(_) | OverlayError::MapLimitReached,
+            ) => &self.told_of_limit,
             RequestError::Overlay(OverlayError::Io { .. }) => &self.told_of_failure,
             RequestError::Overlay(OverlayError::Stopped | OverlayError::Cold)
             | RequestError::Range { .. }
@@ -234,7 +252,8 @@ impl Disk {
         }
     }
 
-    fn overlay(&self) -> Option<&Overlay> {
+    /// Where what changes goes; a read-only disk has none.
+    pub(crate) fn overlay(&self) -> Option<&Overlay> {
         match &self.medium {
             Medium::ReadOnly(_) => None,
             Medium::Burning(overlay) => Some(overlay),

@@ -3,7 +3,7 @@
 use crate::args::ReportFormat;
 use crate::disk::Disk;
 use crate::key_memory::KeyMemoryFacts;
-use crate::overlay::Limits;
+use crate::overlay::{CLUSTER_BYTES, Limits};
 use policy::Report;
 use protocol::size::show;
 use serde::Serialize;
@@ -16,6 +16,9 @@ use std::path::Path;
 pub(crate) struct OverlayFacts {
     directory: String,
     limit_bytes: u64,
+    /// What it can become if the limit is raised: no longer than the disk.
+    #[serde(skip)]
+    most_bytes: u64,
     map_limit_bytes: u64,
     /// What the map takes if every part of the disk is touched.
     map_worst_bytes: u64,
@@ -30,6 +33,7 @@ impl OverlayFacts {
         Self {
             directory: dir.display().to_string(),
             limit_bytes: limits.overlay_bytes,
+            most_bytes: disk_bytes.next_multiple_of(CLUSTER_BYTES),
             map_limit_bytes: limits.map_bytes,
             map_worst_bytes: disk_bytes.div_ceil(1024).next_multiple_of(4096),
             encrypted: key_memory.is_some(),
@@ -39,7 +43,7 @@ impl OverlayFacts {
 
     /// The longest that the overlay's file can become.
     pub(crate) fn file_bytes(&self) -> u64 {
-        self.limit_bytes
+        self.most_bytes
     }
 }
 

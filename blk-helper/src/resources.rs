@@ -8,10 +8,13 @@ use crate::control::{Channel, NoChannel};
 use crate::disk::{Disk, Medium};
 use crate::door::{Admission, Door, DoorError, DoorSource, listen_at};
 use crate::environment::{Environment, FIRST_PASSED};
+use crate::events::Events;
 use crate::key_memory::KeyMemoryFacts;
 use crate::overlay::{CLUSTER_BYTES, Limits, Overlay, OverlayDir, OverlayFile, OverlayFileError, Scratch};
 use crate::report::OverlayFacts;
+use crate::shortage::Shortage;
 use crate::sys::adopt;
+use crate::throttle::Throttle;
 use nix::errno::Errno;
 use nix::sys::socket::SockType;
 use policy::{Descriptor, Descriptors, Prepared};
@@ -23,6 +26,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use thiserror::Error;
 
 /// Where overlays go when nobody says otherwise: on disk, unlike /tmp on many systems.
@@ -45,6 +49,7 @@ pub(crate) struct Resources {
     pub(crate) door: Door,
     pub(crate) admission: Admission,
     pub(crate) ways: Ways,
+    pub(crate) events: Arc<Events>,
     pub(crate) notify: Option<UnixDatagram>,
 }
 
@@ -82,6 +87,8 @@ pub(crate) enum OpenError {
     Operator(#[source] NoChannel),
     #[error("no control channel")]
     ControlDoor(#[source] DoorError),
+    #[error("cannot make the queue of events")]
+    Events(#[source] Errno),
     #[error("cannot reach the service manager at NOTIFY_SOCKET")]
     Notify(#[source] io::Error),
 }
@@ -102,8 +109,15 @@ impl Resources {
         let base = Base::open(sources.base, config.raw_anyway).map_err(OpenError::Base)?;
         let (scratches, key_memory) = scratches(workers, !config.read_only && !config.no_encrypt)?;
         let (medium, overlay) = medium(base, config, environment.temporary.as_deref(), key_memory)?;
+        let events = Arc::new(Events::new().map_err(OpenError::Events)?);
         Ok(Self {
-            disk: Disk::new(medium, config.serial.0),
+            disk: Disk::new(
+                medium,
+                config.serial.0,
+                Throttle::new(config.iops, config.bandwidth),
+                Shortage::new(config.at_limit.into(), Arc::clone(&events)),
+            ),
+            events,
             overlay,
             scratches,
             door: Door::open(sources.door).map_err(OpenError::Door)?,
@@ -281,6 +295,7 @@ fn limits(config: &Config, disk_bytes: u64) -> Limits {
     Limits {
         overlay_bytes: config.overlay_limit.unwrap_or(u64::MAX).min(most_overlay),
         map_bytes: config.map_limit.unwrap_or(u64::MAX).min(most_map),
+        keep_free_bytes: config.keep_free,
     }
 }
 

@@ -64,8 +64,9 @@ const EVENT: u64 = 3;
 /// Knocks answered before the frontend gets a turn again.
 const KNOCKS_A_TURN: usize = 4;
 
-/// How often to look whether somebody changed the base. It costs nothing that a guest would notice; a guess.
-const LOOK_AT_BASE: Duration = Duration::from_secs(10);
+/// When to look again whether somebody changed the base: not before the first, not later than the second. A look costs nothing that
+/// a guest would notice, waking up for it a little; guesses.
+const LOOK_AT_BASE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 
 /// The loop's state.
 struct Server {
@@ -80,9 +81,8 @@ struct Server {
     only_one: bool,
     /// Somebody asked for the end.
     stopping: bool,
-    /// The base as it was seen last, and when to look again.
-    base: Option<Stamp>,
-    look_at_base: Instant,
+    /// The base as it was seen last, and when that was.
+    base: Option<(Stamp, Instant)>,
 }
 
 impl Server {
@@ -100,7 +100,6 @@ impl Server {
             only_one,
             stopping: false,
             base: None,
-            look_at_base: Instant::now(),
         };
         if let Door::Listening(listener) = &server.service.door {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, KNOCK);
@@ -175,8 +174,11 @@ impl Server {
             .leave_at
             .filter(|_| self.connection.is_none())
             .map(|at| at.saturating_duration_since(now));
-        let look = self.look_at_base.saturating_duration_since(now);
-        let timeout = match next.into_iter().chain(leave).chain([look]).min() {
+        let [_, latest] = LOOK_AT_BASE;
+        let look = self
+            .base
+            .map(|(_, seen)| (seen + latest).saturating_duration_since(now));
+        let timeout = match next.into_iter().chain(leave).chain(look).min() {
             None => EpollTimeout::NONE,
             // Rounded up, so that a deadline has passed when it is looked at again.
             Some(time) => {
@@ -282,16 +284,19 @@ impl Server {
 
     /// Whether the base is not what it was when that was last looked at. Looks now and then.
     fn base_changed(&mut self) -> bool {
+        let [earliest, _] = LOOK_AT_BASE;
         let now = Instant::now();
-        if now < self.look_at_base {
+        if self
+            .base
+            .is_some_and(|(_, seen)| now.saturating_duration_since(seen) < earliest)
+        {
             return false;
         }
-        self.look_at_base = now + LOOK_AT_BASE;
         let Ok(stamp) = self.service.base_stamp() else {
             return false;
         };
-        let before = self.base.replace(stamp);
-        before.is_some_and(|before| stamp.tells_of_change(before))
+        let before = self.base.replace((stamp, now));
+        before.is_some_and(|(before, _)| stamp.tells_of_change(before))
     }
 
     fn backend(&self) -> MutexGuard<'_, crate::backend::Backend> {

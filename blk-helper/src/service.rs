@@ -10,11 +10,13 @@ use crate::disk::{Disk, Medium, ZERO_LIMITS};
 use crate::door::{Admission, Door};
 use crate::events::Events;
 use crate::guest_memory::{Memory, SharedMemory};
+use crate::limits::NothingToLimit;
 use crate::overlay::Scratch;
 use crate::report::DiskFacts;
 use crate::resources::{Resources, Ways, disk_descriptors, way_descriptors};
 use crate::ring::Ring;
 use crate::staff::{Member, StaffError};
+use crate::stats::Statistics;
 use crate::warmer::{Warmer, Warming};
 use crate::watch::Watch;
 use crate::worker::Draining;
@@ -26,7 +28,7 @@ use policy::seccomp::Filter;
 use policy::seccomp::helper::{HelperDescriptors, helper_filter};
 use policy::{Descriptor, Descriptors, Report, ThreadEvidence};
 use protocol::config_space::{ConfigSpace, Geometry};
-use protocol::control::{AtLimit, Confinement, Limits, Rate, Status};
+use protocol::control::{Confinement, Event, Limits, LimitsChange, Stats, Status};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex};
@@ -46,6 +48,7 @@ pub(crate) struct Service {
     pub(crate) workers: Vec<Member>,
     warmer: Member,
     watch: Arc<Watch>,
+    statistics: Statistics,
     pub(crate) backend: Arc<Mutex<Backend>>,
     disk: Arc<Disk>,
 }
@@ -88,6 +91,7 @@ impl Service {
         let warmer = Arc::new(Warmer::new(Arc::clone(&bell)));
         let rings = rings(config, &memory, &bells, &warmer)?;
         let watch = Arc::new(Watch::default());
+        let statistics = Statistics::new(count);
         let workers = workers(&rings, &bells, &watch, &disk, resources.scratches)?;
         let warming = Warming {
             warmer,
@@ -114,13 +118,14 @@ impl Service {
             door: resources.door,
             admission: resources.admission,
             ways: resources.ways,
-            events: Arc::new(Events::new().map_err(setup("the queue of events"))?),
+            events: resources.events,
             notify: resources.notify,
             exit_on_disconnect: config.exit_on_disconnect,
             control,
             workers,
             warmer,
             watch,
+            statistics,
             backend: Arc::new(Mutex::new(backend)),
             disk,
         })
@@ -186,16 +191,26 @@ impl Service {
             connected,
             base: self.disk.medium().base().status(),
             overlay,
-            limits: Limits {
-                overlay_bytes: overlay.map_or(0, |overlay| overlay.limit_bytes),
-                iops: Rate::UNLIMITED,
-                bandwidth: Rate::UNLIMITED,
-                keep_free_bytes: 0,
-                at_limit: AtLimit::Error,
-            },
+            limits: self.disk.limits(),
             save: None,
             confinement: confinement(report),
         }
+    }
+
+    /// What was counted, for the operator.
+    pub(crate) fn stats(&self) -> Stats {
+        self.statistics.total(&self.events)
+    }
+
+    /// Changes limits, and has a look at queues that wait because of the old ones. The limits now in force.
+    ///
+    /// # Errors
+    /// [`NothingToLimit`].
+    pub(crate) fn change_limits(&self, change: &LimitsChange) -> Result<Limits, NothingToLimit> {
+        self.disk.change_limits(change)?;
+        let limits = self.disk.limits();
+        self.events.emit(Event::LimitsChanged { limits });
+        Ok(limits)
     }
 
     /// Does a piece of the control thread's work, with the workers watching that it ends.

@@ -143,6 +143,13 @@ impl<'place> HelperBuilder<'place> {
         self.value("--control-fd", number)
     }
 
+    /// Takes orders at the place's control path (`--control-path`).
+    #[must_use]
+    pub fn controlled(self) -> Self {
+        let path = self.place.control();
+        self.value("--control-path", path)
+    }
+
     /// Serves a listener that somebody else bound (`LISTEN_FDS`).
     #[must_use]
     pub fn activated(mut self, listener: UnixListener) -> Self {

@@ -6,12 +6,17 @@
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair};
-use protocol::control::{Answer, Command, MAX_BYTES, Outcome, Reply, Request, Status};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, sendmsg, socket, socketpair,
+};
+use protocol::control::{
+    Answer, Command, Event, Heard, Limits, LimitsChange, MAX_BYTES, Outcome, Reply, Request, Stats, Status,
+};
 
 use crate::wire::Wire;
 
@@ -38,6 +43,27 @@ impl Operator {
         (Self { socket: ours }, theirs)
     }
 
+    /// A client of the socket that a helper listens on (`--control-path`).
+    ///
+    /// # Errors
+    ///
+    /// Whatever the kernel says.
+    pub fn try_connect(path: &Path) -> Result<Self, Errno> {
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        Ok(Self { socket })
+    }
+
+    /// The same, of one that takes it.
+    ///
+    /// # Panics
+    ///
+    /// If it does not.
+    #[must_use]
+    pub fn connect(path: &Path) -> Self {
+        Self::try_connect(path).expect("the helper listens")
+    }
+
     /// The socket.
     #[must_use]
     pub fn socket(&self) -> BorrowedFd<'_> {
@@ -45,7 +71,11 @@ impl Operator {
     }
 
     /// Sends a packet. False if there is no room for it now.
-    fn try_send(&self, packet: &[u8], descriptors: &[BorrowedFd<'_>]) -> bool {
+    ///
+    /// # Panics
+    ///
+    /// If the helper is gone.
+    pub fn try_send(&self, packet: &[u8], descriptors: &[BorrowedFd<'_>]) -> bool {
         let raw: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
         let rights = if raw.is_empty() { &[][..] } else { &rights[..] };
@@ -77,13 +107,49 @@ impl Operator {
     /// If what comes is no reply.
     #[must_use]
     pub fn receive_within(&self, limit: Duration) -> Option<Reply> {
+        match self.hear_within(limit)? {
+            Heard::Reply(reply) => Some(reply),
+            Heard::Notice(notice) => panic!("nobody asked for {notice:?}"),
+        }
+    }
+
+    /// The next event; none if there is none within `limit`.
+    ///
+    /// # Panics
+    ///
+    /// If what comes is no event.
+    #[must_use]
+    pub fn event_within(&self, limit: Duration) -> Option<Event> {
+        match self.hear_within(limit)? {
+            Heard::Notice(notice) => Some(notice.event),
+            Heard::Reply(reply) => panic!("nobody asked for {reply:?}"),
+        }
+    }
+
+    /// The next event, which is sure to come.
+    ///
+    /// # Panics
+    ///
+    /// If none comes.
+    #[must_use]
+    pub fn event(&self) -> Event {
+        self.event_within(ANSWER).expect("something happened")
+    }
+
+    /// Whatever comes next; none if there is nothing within `limit`, or the helper closed the connection.
+    ///
+    /// # Panics
+    ///
+    /// If what comes makes no sense.
+    #[must_use]
+    pub fn hear_within(&self, limit: Duration) -> Option<Heard> {
         let mut ready = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
         let limit = PollTimeout::try_from(limit).expect("limits are seconds");
         poll(&mut ready, limit).expect("a socket of ours can be polled");
         let mut packet = [0; MAX_BYTES];
         match recv(self.socket.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT) {
             Ok(0) | Err(_) => None,
-            Ok(length) => Some(Reply::decode(&packet[..length]).expect("a helper sends replies")),
+            Ok(length) => Some(Heard::decode(&packet[..length]).expect("a helper makes sense")),
         }
     }
 
@@ -129,6 +195,40 @@ impl Operator {
         }
     }
 
+    /// What was counted.
+    ///
+    /// # Panics
+    ///
+    /// If the helper does not say.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        match self.ask(Command::Stats, &[]) {
+            Ok(Answer::Stats(stats)) => *stats,
+            other => panic!("no statistics: {other:?}"),
+        }
+    }
+
+    /// Changes limits; those now in force.
+    ///
+    /// # Panics
+    ///
+    /// If the helper refuses.
+    pub fn set_limits(&self, change: LimitsChange) -> Limits {
+        match self.ask(Command::SetLimits(change), &[]) {
+            Ok(Answer::Limited(limits)) => limits,
+            other => panic!("no limits: {other:?}"),
+        }
+    }
+
+    /// Asks for events.
+    ///
+    /// # Panics
+    ///
+    /// If the helper refuses.
+    pub fn subscribe(&self) {
+        assert_eq!(self.ask(Command::Events, &[]), Ok(Answer::Subscribed));
+    }
+
     /// Attaches a new frontend, which has said nothing yet.
     ///
     /// # Errors
@@ -143,6 +243,20 @@ impl Operator {
         let answer = self.ask(Command::Attach, &[theirs.as_fd()])?;
         assert_eq!(answer, Answer::Attached);
         Ok(Wire::over(ours))
+    }
+
+    /// Whether the helper closes the connection within `limit`, having said nothing.
+    ///
+    /// # Panics
+    ///
+    /// If the socket cannot be polled.
+    #[must_use]
+    pub fn closes_within(&self, limit: Duration) -> bool {
+        let mut ready = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let limit = PollTimeout::try_from(limit).expect("limits are seconds");
+        poll(&mut ready, limit).expect("a socket of ours can be polled");
+        let events = ready[0].revents().expect("the kernel knows its events");
+        events.contains(PollFlags::POLLHUP)
     }
 
     /// Takes the replies that nobody read, until the helper has been quiet for a moment.

@@ -95,6 +95,12 @@ impl Place {
         self.dir.join("socket")
     }
 
+    /// Where the helper takes orders, if it is told to.
+    #[must_use]
+    pub fn control(&self) -> PathBuf {
+        self.dir.join("control")
+    }
+
     /// Checks that nobody wrote to the base.
     ///
     /// # Panics

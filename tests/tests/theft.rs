@@ -65,6 +65,22 @@ fn another_user_is_turned_away_even_where_the_sockets_mode_lets_it_in() {
 }
 
 #[test]
+fn another_user_gives_no_orders_even_where_the_sockets_mode_lets_it_in() {
+    require!(root);
+    let place = Place::with_noise(1 << 20, 1);
+    let helper = place.helper().controlled().start();
+    fs::set_permissions(place.control(), Permissions::from_mode(0o666)).unwrap();
+
+    for (user, served) in [(NEIGHBOUR, false), (NOBODY, true)] {
+        let output = stranger(&place, user, &[Path::new("operate"), &place.control()]);
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.success(), served, "user {user}: {complaint}");
+        assert!(served || complaint.contains("no answer"), "{complaint}");
+    }
+    assert_serves(helper, &place);
+}
+
+#[test]
 fn the_helpers_own_user_is_served() {
     require!(root);
     let place = Place::with_noise(1 << 20, 1);

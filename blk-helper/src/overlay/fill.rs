@@ -59,7 +59,7 @@ impl Overlay {
         let mut rest = from;
         while !clusters.is_empty() {
             let wanted = clusters.end.saturating_sub(clusters.start);
-            let slots = self.slots().take(wanted)?;
+            let slots = self.take_slots(wanted)?;
             let now;
             (now, rest) = rest.split_at(slots.count.saturating_mul(CLUSTER_BYTES));
 
@@ -97,7 +97,7 @@ impl Overlay {
         }
         patch(work.scratch.part(within_cluster(part)));
 
-        let slots = self.slots().take(1)?;
+        let slots = self.take_slots(1)?;
         let written = self.store.write_part(slots.first, 0..CLUSTER, work.scratch);
         self.commit(slots, cluster, written)
     }

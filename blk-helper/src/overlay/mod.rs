@@ -27,6 +27,7 @@
 //! Knows nothing of virtio.
 
 mod fill;
+mod floor;
 mod map;
 mod regions;
 mod runs;
@@ -37,18 +38,20 @@ mod store;
 use crate::base::Base;
 use crate::cold::Part;
 use crate::transfer::Buffers;
+use floor::Floor;
 use map::{Cluster, ClusterMap, Slot, State};
 use protocol::control::OverlayStatus;
 use protocol::units::ByteRange;
 use regions::{REGION_BYTES, Regions};
 use runs::Run;
-use slots::Slots;
+use slots::{SlotRun, Slots};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use store::Store;
 use thiserror::Error;
 
+pub(crate) use floor::FloorReached;
 pub(crate) use regions::REGION_BYTES as SLICE_BYTES;
 pub(crate) use scratch::Scratch;
 pub(crate) use store::{OverlayDir, OverlayFile, OverlayFileError};
@@ -99,6 +102,9 @@ pub(crate) enum OverlayError {
     /// The operator's limit on the overlay is reached.
     #[error("the overlay has reached its limit")]
     LimitReached,
+    /// The overlay's file system has no more space than is to stay free.
+    #[error("there is no space to spare")]
+    FloorReached(#[from] FloorReached),
     /// The operator's limit on the map's memory is reached.
     #[error("the cluster map has reached its limit")]
     MapLimitReached,
@@ -146,6 +152,8 @@ pub(crate) struct Limits {
     pub(crate) overlay_bytes: u64,
     /// Most bytes of memory for the cluster map.
     pub(crate) map_bytes: u64,
+    /// Bytes that the overlay's file system keeps free.
+    pub(crate) keep_free_bytes: u64,
 }
 
 /// A disk that burns.
@@ -155,6 +163,7 @@ pub(crate) struct Overlay {
     store: Store,
     map: ClusterMap,
     slots: Mutex<Slots>,
+    floor: Floor,
     regions: Regions,
 }
 
@@ -168,6 +177,7 @@ impl Overlay {
         Ok(Self {
             map: ClusterMap::new(clusters, limits.map_bytes)?,
             slots: Mutex::new(Slots::new(clusters, limits.overlay_bytes / CLUSTER_BYTES)?),
+            floor: Floor::new(limits.keep_free_bytes),
             store: Store::new(file),
             regions: Regions::new(),
             base,
@@ -182,6 +192,28 @@ impl Overlay {
     /// The overlay's file.
     pub(crate) fn file(&self) -> &OverlayFile {
         self.store.file()
+    }
+
+    /// Lets so many bytes be in use from now on. Where more are, they stay.
+    pub(crate) fn set_limit(&self, bytes: u64) {
+        self.slots().set_limit(bytes / CLUSTER_BYTES);
+    }
+
+    /// Bytes that may be in use.
+    pub(crate) fn limit_bytes(&self) -> u64 {
+        self.slots().limit().saturating_mul(CLUSTER_BYTES)
+    }
+
+    /// The floor of free space.
+    pub(crate) fn floor(&self) -> &Floor {
+        &self.floor
+    }
+
+    /// At least one slot and at most `want`, all neighbours, if the limits have room for them.
+    fn take_slots(&self, want: u64) -> Result<SlotRun, OverlayError> {
+        let bytes = want.saturating_mul(CLUSTER_BYTES);
+        self.floor.admit(bytes, || self.file().free_bytes())?;
+        self.slots().take(want)
     }
 
     /// How full it is; whether it is encrypted only the workers' scratches know.

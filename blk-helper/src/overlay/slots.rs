@@ -30,6 +30,8 @@ impl SlotRun {
 pub(crate) struct Slots {
     /// One bit for each slot: given back and not used again.
     free: ZeroedWords,
+    /// As many as the disk has clusters: more can never be in use.
+    most: u64,
     free_count: u64,
     /// No slot below this one is free.
     lowest_free: u64,
@@ -47,6 +49,7 @@ impl Slots {
         let most = clusters.min(u64::from(Slot::MAX));
         Ok(Self {
             free: ZeroedWords::new(most.div_ceil(u64::from(u32::BITS)))?,
+            most,
             free_count: 0,
             lowest_free: 0,
             next: 0,
@@ -57,6 +60,11 @@ impl Slots {
     /// Slots in use.
     pub(crate) fn in_use(&self) -> u64 {
         self.next.saturating_sub(self.free_count)
+    }
+
+    /// Lets so many be in use from now on. If more are, none is handed out until enough came back.
+    pub(crate) fn set_limit(&mut self, limit: u64) {
+        self.limit = limit.min(self.most);
     }
 
     /// How many may be in use.

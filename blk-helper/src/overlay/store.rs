@@ -87,6 +87,16 @@ impl OverlayFile {
         self.file.as_raw_fd()
     }
 
+    /// Bytes that its file system has left for an ordinary user.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn free_bytes(&self) -> io::Result<u64> {
+        let info = fstatfs(&self.file)?;
+        let block = u64::try_from(info.block_size()).unwrap_or(0);
+        Ok(info.blocks_available().saturating_mul(block))
+    }
+
     /// What the file system says that it takes, in bytes.
     pub(crate) fn disk_usage(&self) -> u64 {
         // stat(2): its blocks have 512 bytes, whatever those of the file system have. A file that is open can be asked.

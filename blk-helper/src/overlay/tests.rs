@@ -141,6 +141,7 @@ fn scratches(count: usize) -> Vec<Scratch> {
 const UNLIMITED: Limits = Limits {
     overlay_bytes: u64::MAX,
     map_bytes: u64::MAX,
+    keep_free_bytes: 0,
 };
 
 #[derive(Clone, Debug)]
@@ -253,6 +254,45 @@ fn at_the_limit_writes_fail_and_earlier_data_stays() {
 
     bench.discard(0, 8).unwrap();
     bench.write(33, &mut [0xbb; SECTOR]).unwrap();
+    bench.check();
+}
+
+#[test]
+fn a_limit_below_what_is_in_use_stops_growth_and_nothing_else() {
+    let mut bench = Bench::new(16 * CLUSTER, UNLIMITED);
+    bench.write(0, &mut [0xaa; 4 * CLUSTER]).unwrap();
+    bench.overlay.set_limit(2 * CLUSTER_BYTES);
+
+    for slots_left in [4, 3, 2] {
+        let refused = bench.write(64, &mut [0xbb; SECTOR]);
+        assert!(matches!(refused, Err(OverlayError::LimitReached)));
+        assert_eq!(bench.in_use(), slots_left);
+        let last = 8 * (usize::try_from(slots_left).unwrap() - 1);
+        bench.write(last, &mut [0xcc; CLUSTER]).unwrap();
+        bench.discard(last, 8).unwrap();
+        bench.check();
+    }
+
+    bench.write(64, &mut [0xbb; SECTOR]).unwrap();
+    bench.overlay.set_limit(u64::MAX);
+    assert_eq!(bench.overlay.limit_bytes(), 16 * CLUSTER_BYTES);
+    bench.write(0, &mut [0xdd; 16 * CLUSTER]).unwrap();
+    bench.check();
+}
+
+#[test]
+fn at_the_floor_new_places_fail_and_known_ones_go_on() {
+    let mut bench = Bench::new(16 * CLUSTER, UNLIMITED);
+    bench.write(0, &mut [0xaa; 4 * CLUSTER]).unwrap();
+    bench.overlay.floor().change(u64::MAX);
+
+    let refused = bench.write(64, &mut [0xbb; SECTOR]);
+    assert!(matches!(refused, Err(OverlayError::FloorReached(_))));
+    bench.write(8, &mut [0xcc; CLUSTER]).unwrap();
+    bench.check();
+
+    bench.overlay.floor().change(0);
+    bench.write(64, &mut [0xbb; SECTOR]).unwrap();
     bench.check();
 }
 

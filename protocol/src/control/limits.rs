@@ -1,5 +1,6 @@
 //! Limits that an operator sets and changes while a helper serves.
 
+use crate::size;
 use serde::{Deserialize, Serialize};
 
 /// So much a second, with bursts.
@@ -19,6 +20,33 @@ impl Rate {
         per_second: 0,
         burst: 0,
     };
+
+    /// Reads requests a second as people write them: `1000`, or `1000:5000` with a burst.
+    ///
+    /// # Errors
+    /// What is wrong, in words for people.
+    pub fn parse_requests(text: &str) -> Result<Self, String> {
+        Self::parse(text, |number| {
+            number.parse().map_err(|_| "give N or N:BURST as numbers".to_owned())
+        })
+    }
+
+    /// Reads bytes a second as people write them: `100M`, or `100M:1G` with a burst.
+    ///
+    /// # Errors
+    /// What is wrong, in words for people.
+    pub fn parse_bytes(text: &str) -> Result<Self, String> {
+        Self::parse(text, size::parse)
+    }
+
+    /// Reads two numbers, or one.
+    fn parse(text: &str, number: impl Fn(&str) -> Result<u64, String>) -> Result<Self, String> {
+        let (per_second, burst) = match text.split_once(':') {
+            None => (number(text)?, 0),
+            Some((per_second, burst)) => (number(per_second)?, number(burst)?),
+        };
+        Ok(Self { per_second, burst })
+    }
 
     /// Whether there is no limit.
     #[must_use]
@@ -72,4 +100,24 @@ pub struct LimitsChange {
     /// See [`Limits::at_limit`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_limit: Option<AtLimit>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_read_as_people_write_them() {
+        let rate = |per_second, burst| Rate { per_second, burst };
+        assert_eq!(Rate::parse_requests("1000"), Ok(rate(1000, 0)));
+        assert_eq!(Rate::parse_requests("1000:5"), Ok(rate(1000, 5)));
+        assert_eq!(Rate::parse_requests("0"), Ok(Rate::UNLIMITED));
+        assert_eq!(Rate::parse_bytes("10M:1G"), Ok(rate(10 << 20, 1 << 30)));
+        for text in ["", ":", "1:", ":1", "1:2:3", "-1", "1K", "many"] {
+            Rate::parse_requests(text).expect_err(text);
+        }
+        for text in ["", "10M:", "10X", "1:2:3"] {
+            Rate::parse_bytes(text).expect_err(text);
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! Another process, for tests that need one: a thief, or a frontend that nobody invited.
 //!
 //! `stranger steal PID DIR` tries everything on PID (what can be given a name gets it in DIR) and fails if any of it was
-//! possible, or if less was possible with an ordinary process of its own. `stranger ask SOCKET` fails unless it is answered.
+//! possible, or if less was possible with an ordinary process of its own. `stranger ask SOCKET` fails unless it is answered as a
+//! frontend, `stranger operate SOCKET` unless it is as an operator.
 #![forbid(unsafe_code)]
 
 use std::io::{self, ErrorKind};
@@ -9,6 +10,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
+use tests::operator::Operator;
 use tests::theft::{Attempt, attempts};
 use tests::wire::{Wire, code};
 
@@ -27,7 +29,8 @@ fn main() -> ExitCode {
     let outcome = match arguments[..] {
         ["steal", pid, loot] => steal(pid, Path::new(loot)),
         ["ask", socket] => ask(Path::new(socket)),
-        _ => Err("give `steal PID DIR` or `ask SOCKET`".to_owned()),
+        ["operate", socket] => operate(Path::new(socket)),
+        _ => Err("give `steal PID DIR`, `ask SOCKET` or `operate SOCKET`".to_owned()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -77,4 +80,13 @@ fn from_an_ordinary_process(loot: &Path) -> io::Result<Vec<Attempt>> {
 fn ask(socket: &Path) -> Result<(), String> {
     let answer = Wire::connect(socket).ask(code::GET_FEATURES, &[]);
     answer.map(drop).map_err(|error| format!("no answer: {error}"))
+}
+
+fn operate(socket: &Path) -> Result<(), String> {
+    let operator = Operator::try_connect(socket).map_err(|errno| format!("no connection: {errno}"))?;
+    if operator.closes_within(Duration::from_millis(500)) {
+        return Err("no answer".into());
+    }
+    let _ = operator.status();
+    Ok(())
 }
