@@ -74,6 +74,13 @@ impl Backend {
         self.fatal.take()
     }
 
+    /// Has each ring looked at by its worker: limits are not what they were.
+    pub(crate) fn nudge_rings(&self) {
+        for ring in &self.rings {
+            ring.nudge();
+        }
+    }
+
     /// The frontend is gone: forgets all it said. What the guest wrote stays.
     pub(crate) fn disconnect(&mut self) {
         self.acked = AckedFeatures::default();

@@ -9,6 +9,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Most events taken at a time; more wait for the next round.
 const EVENTS: usize = 64;
@@ -73,6 +74,11 @@ impl Bell {
         let timeout = match patience {
             Patience::None => EpollTimeout::ZERO,
             Patience::Short => EpollTimeout::try_from(LOOK).unwrap_or(EpollTimeout::ZERO),
+            // Rounded up, so that the time has come when it is looked at.
+            Patience::AtMost(time) => {
+                let millis = time.saturating_add(Duration::from_nanos(999_999)).as_millis();
+                EpollTimeout::try_from(millis.min(60_000)).unwrap_or(EpollTimeout::ZERO)
+            }
             Patience::Endless => EpollTimeout::NONE,
         };
         let count = match self.epoll.wait(&mut events, timeout) {
@@ -133,6 +139,8 @@ pub(crate) enum Patience {
     None,
     /// Until the next look at the control thread.
     Short,
+    /// Until a ring is to be looked at again.
+    AtMost(Duration),
     /// For ever.
     Endless,
 }

@@ -7,13 +7,16 @@ use crate::cold::{Part, Place};
 use crate::overlay::{Overlay, OverlayError, SLICE_BYTES, Work, read_base};
 use crate::request::{MAX_ZERO_SEGMENTS, Request, ZeroSegments};
 use crate::shortage::Shortage;
+use crate::stats::Waited;
 use crate::throttle::Throttle;
 use crate::transfer::{Buffers, Patience};
 use log::{Level, debug, log};
 use policy::logging::{Seldom, chain};
 use protocol::blk::{ID_BYTES, OfferedFeatures, RequestType, Status};
 use protocol::config_space::ZeroLimits;
+use protocol::control::AtLimit;
 use protocol::units::{ByteRange, Capacity, Sector, SectorCount};
+use std::time::Duration;
 use thiserror::Error;
 
 /// Limits of discard and write-zeroes. 256 MiB a segment keeps each to some 65,536 map entries and punches, a fraction of a
@@ -25,6 +28,7 @@ pub(crate) const ZERO_LIMITS: ZeroLimits = ZeroLimits {
 
 /// What the sectors are stored on.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub(crate) enum Medium {
     /// The base, as it is: no overlay exists.
     ReadOnly(Base),
@@ -70,7 +74,19 @@ pub(crate) enum PutDown {
     Stopped,
     /// Storage has to deliver something first, and the worker does not wait for it.
     Cold,
+    /// The operator's limits do not let it through yet.
+    Later(Later),
 }
+
+/// How long to leave a queue alone, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Later {
+    pub(crate) why: Waited,
+    pub(crate) time: Duration,
+}
+
+/// When a request that found no space is tried again. Fast enough for people, too slow to cost anything; a guess.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
 
 /// Why a request that could be read was not executed.
 #[derive(Debug, Error)]
@@ -161,20 +177,45 @@ impl Disk {
         }
     }
 
+    /// Lets a request through that is ready to be executed, as the limits on requests and bytes a second allow.
+    ///
+    /// # Errors
+    /// [`PutDown::Later`].
+    pub(crate) fn admit(&self, request: &Request<'_>) -> Result<(), PutDown> {
+        let later = |time| Later {
+            why: Waited::Throttled,
+            time,
+        };
+        let admitted = self.throttle.admit(request.moved());
+        admitted.map_err(|time| PutDown::Later(later(time)))
+    }
+
     /// Executes a request.
     ///
     /// # Errors
     /// [`PutDown`].
     pub(crate) fn execute(&self, request: &Request<'_>, work: &mut Work<'_>) -> Result<Done, PutDown> {
         match self.perform(request, work) {
-            Ok(written) => Ok(Done {
-                status: Status::Ok,
-                written: u32::try_from(written).unwrap_or(u32::MAX),
-            }),
+            Ok(written) => {
+                if let (Request::Write { .. }, Some(overlay)) = (request, self.overlay()) {
+                    self.shortage.written(overlay);
+                }
+                Ok(Done {
+                    status: Status::Ok,
+                    written: u32::try_from(written).unwrap_or(u32::MAX),
+                })
+            }
             Err(RequestError::Overlay(OverlayError::Stopped)) => Err(PutDown::Stopped),
             Err(RequestError::Overlay(OverlayError::Cold)) => Err(PutDown::Cold),
             Err(error) => {
-                self.tell(&error);
+                let held = self.is_held(&error);
+                self.tell(&error, held);
+                if held {
+                    return Err(PutDown::Later(Later {
+                        why: Waited::Held,
+                        time: TRY_AGAIN,
+                    }));
+                }
                 Ok(Done {
                     status: error.status(),
                     written: 0,
@@ -183,8 +224,16 @@ impl Disk {
         }
     }
 
-    /// Tells the operator why a request failed: loudly, once a minute, if it is something to act on.
-    fn tell(&self, error: &RequestError) {
+    /// Whether a request that failed so is to wait for space.
+    fn is_held(&self, error: &RequestError) -> bool {
+        match (error, self.overlay()) {
+            (RequestError::Overlay(error), Some(overlay)) => self.shortage.is_cause_of(error, overlay) == AtLimit::Hold,
+            (_, _) => false,
+        }
+    }
+
+    /// Tells the operator why a request failed, or is held: loudly, once a minute, if it is something to act on.
+    fn tell(&self, error: &RequestError, held: bool) {
         let told = match error {
             RequestError::Overlay(
                 OverlayError::LimitReached | OverlayError::FloorReached(_) | OverlayError::MapLimitReached,
@@ -201,7 +250,12 @@ impl Disk {
             }
         };
         let level = if told.is_due() { Level::Warn } else { Level::Debug };
-        log!(level, "a request failed, and the guest was told: {}", chain(error));
+        let what = if held {
+            "a queue is held"
+        } else {
+            "a request failed, and the guest was told"
+        };
+        log!(level, "{what}: {}", chain(error));
     }
 
     /// The bytes written to guest memory.

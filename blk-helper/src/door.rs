@@ -191,14 +191,12 @@ fn is_served(path: &Path, kind: SockType) -> io::Result<bool> {
 pub(crate) fn bear(errno: Errno) -> Result<(), Errno> {
     /// How long, so that a loop does not spin. A guess.
     const EXHAUSTED: Duration = Duration::from_millis(100);
-    match errno {
-        Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM => {
-            debug!("cannot accept a connection: {errno}");
-            std::thread::sleep(EXHAUSTED);
-            Ok(())
-        }
-        errno => Err(errno),
+    if !matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) {
+        return Err(errno);
     }
+    debug!("cannot accept a connection: {errno}");
+    std::thread::sleep(EXHAUSTED);
+    Ok(())
 }
 
 /// Who may be a frontend or give orders: this process's users (the one that started it, the one it became) and root.

@@ -11,6 +11,7 @@ use crate::cold::Place;
 use crate::transfer::Patience;
 use crate::warmer::{Delivered, Warmer};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Most requests of a ring that wait at a time; the ring is not popped while there are so many. Four times the depth at which
 /// most storage is at its best: a guess.
@@ -23,6 +24,8 @@ const ATTEMPTS: u32 = 3;
 #[derive(Debug)]
 pub(crate) struct Parked {
     pub(crate) chain: HeldChain,
+    /// When it was taken up.
+    pub(crate) begun: Instant,
     delivered: Delivered,
     attempts: u32,
 }
@@ -66,19 +69,20 @@ impl Parking {
         self.parked.len() >= MOST
     }
 
-    /// Lets a request wait for `places`.
-    pub(crate) fn park(&mut self, chain: HeldChain, places: Vec<Place>) {
-        self.add(chain, places, 1);
+    /// Lets a request wait for `places` that was taken up at `begun`.
+    pub(crate) fn park(&mut self, chain: HeldChain, begun: Instant, places: Vec<Place>) {
+        self.add(chain, begun, places, 1);
     }
 
     /// Lets a request wait once more.
     pub(crate) fn park_again(&mut self, parked: Parked, places: Vec<Place>) {
-        self.add(parked.chain, places, parked.attempts.saturating_add(1));
+        self.add(parked.chain, parked.begun, places, parked.attempts.saturating_add(1));
     }
 
-    fn add(&mut self, chain: HeldChain, places: Vec<Place>, attempts: u32) {
+    fn add(&mut self, chain: HeldChain, begun: Instant, places: Vec<Place>, attempts: u32) {
         self.parked.push(Parked {
             chain,
+            begun,
             delivered: self.warmer.ask(places, &self.nudge),
             attempts,
         });

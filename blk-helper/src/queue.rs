@@ -8,15 +8,18 @@
 //! Knows nothing of vhost-user, descriptors of this process, or threads.
 
 use crate::chain::Walk;
-use crate::disk::{Disk, Done, PutDown};
+use crate::disk::{Disk, Done, Later, PutDown};
 use crate::guest_memory::{Memory, MemoryGuard};
 use crate::overlay::Work;
 use crate::parking::{Parked, Parking};
 use crate::request::Request;
+use crate::stats::{Account, Kind, Tally};
 use crate::transfer::Patience;
 use log::debug;
 use protocol::blk::Status;
+use protocol::control::AtLimit;
 use std::ops::Deref;
+use std::time::Instant;
 use thiserror::Error;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 
@@ -49,6 +52,8 @@ pub(crate) enum Drained {
     Waiting,
     /// The ring was told to stop; the request in hand was put back.
     Stopped,
+    /// The operator's limits do not let more through yet; the request in hand was put back.
+    Later(Later),
 }
 
 /// A popped head that owes the driver an answer.
@@ -80,6 +85,7 @@ pub(crate) struct Turn<'t, C> {
     memory: &'t MemoryGuard,
     disk: &'t Disk,
     parking: &'t mut Parking,
+    tally: &'t mut Tally,
     /// Completed since the driver was last asked whether it wants a call.
     unannounced: u32,
     call: C,
@@ -92,6 +98,7 @@ impl<'t, C: FnMut()> Turn<'t, C> {
         memory: &'t MemoryGuard,
         disk: &'t Disk,
         parking: &'t mut Parking,
+        tally: &'t mut Tally,
         call: C,
     ) -> Self {
         Self {
@@ -99,6 +106,7 @@ impl<'t, C: FnMut()> Turn<'t, C> {
             memory,
             disk,
             parking,
+            tally,
             unannounced: 0,
             call,
         }
@@ -113,6 +121,7 @@ impl<'t, C: FnMut()> Turn<'t, C> {
         let memory: &'t Memory = self.memory;
         let mut walk = Walk::new();
         self.queue.disable_notification(memory)?;
+        self.tally.begin();
         for _ in 0..budget {
             if self.parking.is_full() {
                 return Ok(Drained::Waiting);
@@ -120,14 +129,18 @@ impl<'t, C: FnMut()> Turn<'t, C> {
             let Some(chain) = self.pop(must_kick)? else {
                 return Ok(Drained::Empty);
             };
-            let head = Head(chain.head_index());
+            let (head, begun) = (Head(chain.head_index()), self.tally.taken_up());
             work.scratch.cold.set_patience(Patience::None);
-            match execute(&mut walk, chain, memory, self.disk, work) {
-                Ok(done) => self.complete(head, &walk, done)?,
-                Err(PutDown::Cold) => self.park(head, work)?,
+            match execute(&mut walk, chain, memory, self.disk, work, Attempt::First) {
+                Ok(executed) => self.complete(head, &walk, executed, begun)?,
+                Err(PutDown::Cold) => self.park(head, begun, work)?,
                 Err(PutDown::Stopped) => {
                     head.put_back(self.queue);
                     return Ok(Drained::Stopped);
+                }
+                Err(PutDown::Later(later)) => {
+                    head.put_back(self.queue);
+                    return Ok(Drained::Later(later));
                 }
             }
             if work.is_stopped() {
@@ -163,11 +176,19 @@ impl<'t, C: FnMut()> Turn<'t, C> {
 
     fn retry(&mut self, parked: Parked, work: &mut Work<'_>) -> Result<(), RingError> {
         let mut walk = Walk::new();
-        let head = Head(parked.chain.head_index());
-        match execute(&mut walk, parked.chain.clone(), parked.chain.memory(), self.disk, work) {
-            Ok(done) => self.complete(head, &walk, done),
+        let (head, begun) = (Head(parked.chain.head_index()), parked.begun);
+        let memory = parked.chain.memory();
+        match execute(
+            &mut walk,
+            parked.chain.clone(),
+            memory,
+            self.disk,
+            work,
+            Attempt::Further,
+        ) {
+            Ok(executed) => self.complete(head, &walk, executed, begun),
             // It cannot be put back, since others were popped after it: it goes on waiting.
-            Err(PutDown::Cold | PutDown::Stopped) => {
+            Err(PutDown::Cold | PutDown::Stopped | PutDown::Later(_)) => {
                 self.parking.park_again(parked, work.scratch.cold.take());
                 Ok(())
             }
@@ -200,8 +221,15 @@ impl<'t, C: FnMut()> Turn<'t, C> {
         chain.map(Some).ok_or(RingError::Unreadable)
     }
 
-    fn complete(&mut self, head: Head, walk: &Walk<'_>, done: Done) -> Result<(), RingError> {
+    fn complete(
+        &mut self,
+        head: Head,
+        walk: &Walk<'_>,
+        (done, account): (Done, Account),
+        begun: Instant,
+    ) -> Result<(), RingError> {
         head.complete(self.queue, self.memory, walk, done)?;
+        self.tally.answered(account, done.status == Status::Ok, begun);
         self.unannounced += 1;
         if self.unannounced >= CALL_EVERY {
             self.announce()?;
@@ -210,13 +238,22 @@ impl<'t, C: FnMut()> Turn<'t, C> {
     }
 
     /// Puts the request aside, with a hold on the guest memory it lies in: popped once more, as a value that lasts.
-    fn park(&mut self, head: Head, work: &mut Work<'_>) -> Result<(), RingError> {
+    fn park(&mut self, head: Head, begun: Instant, work: &mut Work<'_>) -> Result<(), RingError> {
         head.put_back(self.queue);
         let again = self.queue.iter(self.memory.clone())?.next();
         let chain = again.ok_or(RingError::Unreadable)?;
-        self.parking.park(chain, work.scratch.cold.take());
+        self.parking.park(chain, begun, work.scratch.cold.take());
         Ok(())
     }
+}
+
+/// Which attempt at a request it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attempt {
+    /// The first: limits may put it back.
+    First,
+    /// It was let through once and cannot be put back, since others were popped after it.
+    Further,
 }
 
 /// Walks, parses and executes one request. What cannot be read is an answer too.
@@ -226,16 +263,37 @@ fn execute<'m, M: Deref<Target = Memory>>(
     memory: &'m Memory,
     disk: &Disk,
     work: &mut Work<'_>,
-) -> Result<Done, PutDown> {
+    attempt: Attempt,
+) -> Result<(Done, Account), PutDown> {
+    const FAILED: Done = Done {
+        status: Status::IoError,
+        written: 0,
+    };
     let loaded = walk.load(chain, memory);
-    match loaded.and_then(|()| Request::parse(walk)) {
-        Ok(request) => disk.execute(&request, work),
+    let request = match loaded.and_then(|()| Request::parse(walk)) {
+        Ok(request) => request,
         Err(malformed) => {
             debug!("a malformed request: {malformed}");
-            Ok(Done {
-                status: Status::IoError,
-                written: 0,
-            })
+            let account = Account {
+                kind: Kind::Malformed,
+                bytes: 0,
+            };
+            return Ok((FAILED, account));
         }
-    }
+    };
+    let done = match attempt {
+        Attempt::First => {
+            disk.admit(&request)?;
+            if request.may_grow() && disk.shortage().policy() == AtLimit::Hold {
+                // What was parked could not be held any more.
+                work.scratch.cold.set_patience(Patience::Endless);
+            }
+            disk.execute(&request, work)?
+        }
+        Attempt::Further => match disk.execute(&request, work) {
+            Err(PutDown::Later(_)) => FAILED,
+            other => other?,
+        },
+    };
+    Ok((done, request.account()))
 }

@@ -4,9 +4,10 @@
 //! sectors lie on the disk is not known here.
 
 use crate::chain::{Malformed, Walk};
+use crate::stats::{Account, Kind};
 use crate::transfer::Buffers;
 use protocol::blk::{HEADER_BYTES, Header, RequestType, SEGMENT_BYTES, ZeroSegment};
-use protocol::units::{Sector, SectorCount};
+use protocol::units::{SECTOR_BYTES, Sector, SectorCount};
 
 /// Most segments in a discard or write-zeroes request, as the device tells drivers. 16 lets a driver merge the ranges of
 /// one fstrim; that more would not help is a guess.
@@ -60,6 +61,12 @@ impl ZeroSegments {
         Ok(Self { bytes, used })
     }
 
+    /// Bytes of the disk that they are about.
+    fn bytes(&self) -> u64 {
+        let bytes = |segment: ZeroSegment| segment.count.0.saturating_mul(SECTOR_BYTES);
+        self.iter().map(bytes).fold(0, u64::saturating_add)
+    }
+
     /// The segments, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = ZeroSegment> {
         let (segments, _) = self.bytes.as_chunks::<SEGMENT_BYTES>();
@@ -68,7 +75,41 @@ impl ZeroSegments {
     }
 }
 
+fn length(buffers: Buffers<'_>) -> u64 {
+    u64::try_from(buffers.len()).unwrap_or(u64::MAX)
+}
+
 impl<'a> Request<'a> {
+    /// How it is counted.
+    pub(crate) fn account(&self) -> Account {
+        let (kind, bytes) = match self {
+            Self::Read { into, .. } => (Kind::Read, length(*into)),
+            Self::Write { from, .. } => (Kind::Write, length(*from)),
+            Self::Flush => (Kind::Flush, 0),
+            Self::GetId { into } => (Kind::GetId, length(*into)),
+            Self::Discard(segments) => (Kind::Discard, segments.bytes()),
+            Self::WriteZeroes(segments) => (Kind::WriteZeroes, segments.bytes()),
+            Self::Unsupported => (Kind::Malformed, 0),
+        };
+        Account { kind, bytes }
+    }
+
+    /// Bytes that it moves between disk and guest.
+    pub(crate) fn moved(&self) -> u64 {
+        match self {
+            Self::Read { into: buffers, .. } | Self::Write { from: buffers, .. } => length(*buffers),
+            Self::Flush | Self::GetId { .. } | Self::Discard(_) | Self::WriteZeroes(_) | Self::Unsupported => 0,
+        }
+    }
+
+    /// Whether it may need space.
+    pub(crate) fn may_grow(&self) -> bool {
+        match self {
+            Self::Write { .. } | Self::Discard(_) | Self::WriteZeroes(_) => true,
+            Self::Read { .. } | Self::Flush | Self::GetId { .. } | Self::Unsupported => false,
+        }
+    }
+
     /// Reads the request in a walked chain.
     ///
     /// # Errors

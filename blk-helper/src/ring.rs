@@ -15,12 +15,13 @@
 mod quiesced;
 
 use crate::bell::Nudge;
-use crate::disk::Disk;
+use crate::disk::{Disk, Later};
 use crate::guest_memory::SharedMemory;
 use crate::overlay::{Scratch, Work};
 use crate::parking::Parking;
 use crate::queue::{Drained, RingError, Turn};
 use crate::signal::signal;
+use crate::stats::Tally;
 use crate::warmer::Warmer;
 use log::{debug, warn};
 use policy::logging::chain;
@@ -112,12 +113,15 @@ pub(crate) struct Found {
     pub(crate) some: bool,
     /// There are more, or the driver was not told to kick for them: somebody has to look again.
     pub(crate) look_again: bool,
+    /// The operator's limits do not let more through: to be left alone for a while, whoever kicks.
+    pub(crate) later: Option<Later>,
 }
 
 impl Found {
     const NOTHING: Self = Self {
         some: false,
         look_again: false,
+        later: None,
     };
 }
 
@@ -162,6 +166,11 @@ impl Ring {
         self.index
     }
 
+    /// Has its worker look at it, also if it was to leave it alone for a while.
+    pub(crate) fn nudge(&self) {
+        self.nudge.nudge();
+    }
+
     /// Whether it was nudged since the last time this was asked.
     pub(crate) fn take_nudge(&self) -> bool {
         self.nudge.take()
@@ -169,7 +178,7 @@ impl Ring {
 
     /// A worker's turn: sends what is owed, and drains the ring, or a good part of it. At its end the driver is told to kick, if
     /// it `must_kick`; otherwise somebody has to look again.
-    pub(crate) fn turn(&self, disk: &Disk, scratch: &mut Scratch, must_kick: bool) -> Found {
+    pub(crate) fn turn(&self, disk: &Disk, scratch: &mut Scratch, tally: &mut Tally, must_kick: bool) -> Found {
         let stopping = self.stop.load(Ordering::Acquire);
         if stopping && !self.has_parked.load(Ordering::Acquire) {
             // Whoever is stopping the ring nudges it again if it is to go on.
@@ -181,14 +190,18 @@ impl Ring {
             return Found::NOTHING;
         }
         let drained = if stopping {
-            state.finish(disk, scratch)
+            state.finish(disk, scratch, tally)
         } else {
-            state.drain(disk, &self.stop, scratch, must_kick)
+            state.drain(disk, &self.stop, scratch, tally, must_kick)
         };
         let found = match drained {
             Ok((drained, some)) => Found {
                 some,
                 look_again: drained == Drained::More || drained == Drained::Empty && !must_kick,
+                later: match drained {
+                    Drained::Later(later) => Some(later),
+                    Drained::Empty | Drained::More | Drained::Waiting | Drained::Stopped => None,
+                },
             },
             Err(error) => {
                 state.parking.clear();
@@ -255,26 +268,28 @@ impl RingState {
         disk: &Disk,
         stop: &AtomicBool,
         scratch: &mut Scratch,
+        tally: &mut Tally,
         must_kick: bool,
     ) -> Result<(Drained, bool), RingError> {
         let mut work = Work { stop, scratch };
-        self.take_turn(disk, |turn| {
+        self.take_turn(disk, tally, |turn| {
             turn.resume(&mut work)?;
             turn.drain(&mut work, TURN, must_kick)
         })
     }
 
     /// Answers what waits for storage, since the ring is to stop.
-    fn finish(&mut self, disk: &Disk, scratch: &mut Scratch) -> Result<(Drained, bool), RingError> {
+    fn finish(&mut self, disk: &Disk, scratch: &mut Scratch, tally: &mut Tally) -> Result<(Drained, bool), RingError> {
         /// Storage is waited for as long as it takes: who stops the ring has the patience that it has.
         static GO_ON: AtomicBool = AtomicBool::new(false);
         let mut work = Work { stop: &GO_ON, scratch };
-        self.take_turn(disk, |turn| turn.finish(&mut work).map(|()| Drained::Stopped))
+        self.take_turn(disk, tally, |turn| turn.finish(&mut work).map(|()| Drained::Stopped))
     }
 
     fn take_turn(
         &mut self,
         disk: &Disk,
+        tally: &mut Tally,
         act: impl FnOnce(&mut Turn<'_, &mut dyn FnMut()>) -> Result<Drained, RingError>,
     ) -> Result<(Drained, bool), RingError> {
         let memory = self.memory.memory();
@@ -283,7 +298,14 @@ impl RingState {
         let before = (queue.next_avail(), queue.next_used());
         let mut call = || signal(self.call.as_ref());
         let drained = {
-            let mut turn = Turn::new(queue, &memory, disk, &mut self.parking, &mut call as &mut dyn FnMut());
+            let mut turn = Turn::new(
+                queue,
+                &memory,
+                disk,
+                &mut self.parking,
+                tally,
+                &mut call as &mut dyn FnMut(),
+            );
             let drained = act(&mut turn);
             // Also when the ring turned out to be broken: the requests before that were answered, and their driver may sleep.
             let announced = turn.announce();

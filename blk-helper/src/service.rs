@@ -16,7 +16,7 @@ use crate::report::DiskFacts;
 use crate::resources::{Resources, Ways, disk_descriptors, way_descriptors};
 use crate::ring::Ring;
 use crate::staff::{Member, StaffError};
-use crate::stats::Statistics;
+use crate::stats::{Statistics, Tally};
 use crate::warmer::{Warmer, Warming};
 use crate::watch::Watch;
 use crate::worker::Draining;
@@ -31,7 +31,7 @@ use protocol::config_space::{ConfigSpace, Geometry};
 use protocol::control::{Confinement, Event, Limits, LimitsChange, Stats, Status};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -92,7 +92,8 @@ impl Service {
         let rings = rings(config, &memory, &bells, &warmer)?;
         let watch = Arc::new(Watch::default());
         let statistics = Statistics::new(count);
-        let workers = workers(&rings, &bells, &watch, &disk, resources.scratches)?;
+        let own = resources.scratches.into_iter().zip(statistics.tallies());
+        let workers = workers(&rings, &bells, &watch, &disk, own)?;
         let warming = Warming {
             warmer,
             disk: Arc::clone(&disk),
@@ -208,6 +209,8 @@ impl Service {
     /// [`NothingToLimit`].
     pub(crate) fn change_limits(&self, change: &LimitsChange) -> Result<Limits, NothingToLimit> {
         self.disk.change_limits(change)?;
+        let backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
+        backend.nudge_rings();
         let limits = self.disk.limits();
         self.events.emit(Event::LimitsChanged { limits });
         Ok(limits)
@@ -287,25 +290,26 @@ fn rings(
         .collect()
 }
 
-/// One worker for each bell, with every ring that rings it, and a scratch of its own.
+/// One worker for each bell, with every ring that rings it, and a scratch and a tally of its own.
 fn workers(
     rings: &[Arc<Ring>],
     bells: &[Arc<Bell>],
     watch: &Arc<Watch>,
     disk: &Arc<Disk>,
-    scratches: Vec<Scratch>,
+    own: impl Iterator<Item = (Scratch, Tally)>,
 ) -> Result<Vec<Member>, ServiceError> {
     let watchers = u32::try_from(bells.len()).unwrap_or(u32::MAX);
     bells
         .iter()
-        .zip(scratches)
+        .zip(own)
         .enumerate()
-        .map(|(index, (bell, scratch))| {
+        .map(|(index, (bell, (scratch, tally)))| {
             let share = rings.iter().skip(index).step_by(bells.len());
             let draining = Draining {
                 rings: share.map(Arc::clone).collect(),
                 disk: Arc::clone(disk),
                 scratch,
+                tally,
                 watch: Arc::clone(watch),
                 watchers,
             };

@@ -4,7 +4,10 @@
 //! space in between, and not twice in a second, however a guest goes back and forth.
 
 use crate::events::Events;
+use crate::overlay::{FloorReached, Overlay, OverlayError};
+use nix::errno::Errno;
 use protocol::control::{AtLimit, Event};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -46,15 +49,38 @@ impl Shortage {
         self.hold.store(at_limit == AtLimit::Hold, Ordering::Relaxed);
     }
 
-    /// A write found the quota used up.
-    pub(crate) fn quota_reached(&self, limit_bytes: u64) {
+    /// What is to be done about a write that failed so: nothing but tell the guest, unless want of space is the cause, which
+    /// is told to who asked for events.
+    pub(crate) fn is_cause_of(&self, error: &OverlayError, overlay: &Overlay) -> AtLimit {
+        match error {
+            OverlayError::LimitReached => self.quota_reached(overlay.limit_bytes()),
+            OverlayError::FloorReached(FloorReached { free, keep }) => self.space_low(*free, *keep),
+            OverlayError::Io { source, .. } if is_full(source) => {
+                self.space_low(overlay.file().free_bytes().unwrap_or(0), overlay.floor().keep());
+            }
+            // More memory for the map can never be had, so that waiting would be for ever.
+            OverlayError::Stopped | OverlayError::Cold | OverlayError::MapLimitReached | OverlayError::Io { .. } => {
+                return AtLimit::Error;
+            }
+        }
+        self.policy()
+    }
+
+    /// A write was carried out: there may be space again.
+    pub(crate) fn written(&self, overlay: &Overlay) {
+        if (self.quota.is_closed() || self.floor.is_closed()) && overlay.has_room() {
+            self.quota.open();
+            self.floor.open();
+        }
+    }
+
+    fn quota_reached(&self, limit_bytes: u64) {
         if self.quota.close() {
             self.events.emit(Event::QuotaReached { limit_bytes });
         }
     }
 
-    /// A write found less space than is to be kept free.
-    pub(crate) fn space_low(&self, free_bytes: u64, keep_free_bytes: u64) {
+    fn space_low(&self, free_bytes: u64, keep_free_bytes: u64) {
         if self.floor.close() {
             self.events.emit(Event::SpaceLow {
                 free_bytes,
@@ -62,12 +88,12 @@ impl Shortage {
             });
         }
     }
+}
 
-    /// A write found space.
-    pub(crate) fn found(&self) {
-        self.quota.open();
-        self.floor.open();
-    }
+/// Whether the host's file system has no space, or none for this user.
+fn is_full(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT))
 }
 
 /// Whether something holds, and when that was told last.
@@ -92,11 +118,14 @@ impl Latch {
         due
     }
 
-    /// It does not. Nearly always so, and then nothing is written.
+    /// Whether it holds.
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// It does not.
     fn open(&self) {
-        if self.closed.load(Ordering::Relaxed) {
-            self.closed.store(false, Ordering::Relaxed);
-        }
+        self.closed.store(false, Ordering::Relaxed);
     }
 }
 
@@ -123,15 +152,22 @@ mod tests {
         assert_eq!(events.take(), Some(low));
         assert_eq!(events.take(), None);
 
-        shortage.found();
+        shortage.quota.open();
         shortage.quota_reached(4096);
         assert!(
             events.take().is_none() || begun.elapsed() >= BETWEEN,
             "told twice in a second"
         );
         std::thread::sleep(BETWEEN);
-        shortage.found();
+        shortage.quota.open();
         shortage.quota_reached(8192);
         assert_eq!(events.take(), Some(Event::QuotaReached { limit_bytes: 8192 }));
+    }
+
+    #[test]
+    fn only_want_of_space_is_one() {
+        let full = |errno: Errno| is_full(&io::Error::from(errno));
+        assert!(full(Errno::ENOSPC) && full(Errno::EDQUOT));
+        assert!(!full(Errno::EIO) && !is_full(&io::ErrorKind::UnexpectedEof.into()));
     }
 }

@@ -4,7 +4,7 @@
 //! without locks and without an atomic read-modify-write. Whoever asks adds them up meanwhile; two numbers may then be
 //! a request apart.
 //!
-//! Not here: clocks. Whoever counts says how long it took.
+//! A request's time ends when it is answered, and the next one's begins there, so that each costs one look at the clock.
 
 use crate::events::Events;
 use protocol::control::{Count, LATENCY_BUCKETS, Latency, Stats};
@@ -23,6 +23,14 @@ pub(crate) enum Kind {
     GetId,
     /// It made no sense.
     Malformed,
+}
+
+/// A request as it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Account {
+    pub(crate) kind: Kind,
+    /// Bytes of the disk that it is about.
+    pub(crate) bytes: u64,
 }
 
 /// Why a queue waited.
@@ -84,7 +92,7 @@ pub(crate) struct Counters {
 impl Counters {
     /// Counts a request of this `kind` about so many `bytes`, that was answered, well or with an error, `took` after it was taken
     /// up. For this worker's thread only.
-    pub(crate) fn request(&self, kind: Kind, bytes: u64, ok: bool, took: Duration) {
+    fn request(&self, kind: Kind, bytes: u64, ok: bool, took: Duration) {
         let (counters, latency) = match kind {
             Kind::Read => (&self.read, Some(&self.read_latency)),
             Kind::Write => (&self.write, Some(&self.write_latency)),
@@ -110,7 +118,7 @@ impl Counters {
     }
 
     /// Counts that a queue was not looked at for so long. For this worker's thread only.
-    pub(crate) fn waited(&self, why: Waited, time: Duration) {
+    fn waited(&self, why: Waited, time: Duration) {
         let counter = match why {
             Waited::Throttled => &self.throttled_ns,
             Waited::Held => &self.held_ns,
@@ -146,6 +154,44 @@ fn add_latency(to: &mut Latency, from: &LatencyCounters) {
     }
 }
 
+/// What a worker counts with: its counters, and a clock that is read once for each request.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    counters: Arc<Counters>,
+    /// The end of the last request, if the next one was taken up just then.
+    last: Option<Instant>,
+}
+
+impl Tally {
+    /// For the worker whose counters these are.
+    pub(crate) fn new(counters: Arc<Counters>) -> Self {
+        Self { counters, last: None }
+    }
+
+    /// Requests are about to be taken up, after a while without any.
+    pub(crate) fn begin(&mut self) {
+        self.last = None;
+    }
+
+    /// When the request in hand was taken up: when the one before was answered, for nothing happens in between.
+    pub(crate) fn taken_up(&mut self) -> Instant {
+        *self.last.get_or_insert_with(Instant::now)
+    }
+
+    /// Counts a request that is answered now, well or with an error, and was taken up at `begun`.
+    pub(crate) fn answered(&mut self, account: Account, ok: bool, begun: Instant) {
+        let now = Instant::now();
+        let took = now.saturating_duration_since(begun);
+        self.counters.request(account.kind, account.bytes, ok, took);
+        self.last = Some(now);
+    }
+
+    /// Counts that a queue was left alone for so long.
+    pub(crate) fn waited(&self, why: Waited, time: Duration) {
+        self.counters.waited(why, time);
+    }
+}
+
 /// The counters of all workers.
 #[derive(Debug)]
 pub(crate) struct Statistics {
@@ -162,9 +208,9 @@ impl Statistics {
         }
     }
 
-    /// Those of each worker.
-    pub(crate) fn workers(&self) -> &[Arc<Counters>] {
-        &self.workers
+    /// What each worker counts with.
+    pub(crate) fn tallies(&self) -> impl Iterator<Item = Tally> {
+        self.workers.iter().map(|counters| Tally::new(Arc::clone(counters)))
     }
 
     /// All of them together.
@@ -188,7 +234,7 @@ mod tests {
     #[test]
     fn what_the_workers_count_adds_up() {
         let statistics = Statistics::new(3);
-        for (index, counters) in statistics.workers().iter().enumerate() {
+        for (index, counters) in statistics.workers.iter().enumerate() {
             let us = 1 << index;
             counters.request(Kind::Read, 4096, true, Duration::from_micros(us));
             counters.request(Kind::Write, 512, index != 0, Duration::from_micros(us));
@@ -219,7 +265,7 @@ mod tests {
     fn times_too_short_for_a_microsecond_add_up_all_the_same() {
         let statistics = Statistics::new(1);
         for _ in 0..10 {
-            statistics.workers()[0].request(Kind::Read, 0, true, Duration::from_nanos(500));
+            statistics.workers[0].request(Kind::Read, 0, true, Duration::from_nanos(500));
         }
         let latency = statistics.total(&Events::new().unwrap()).read_latency;
         assert_eq!((latency.sum_us, latency.buckets[0]), (5, 10));

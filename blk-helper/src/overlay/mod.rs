@@ -204,6 +204,15 @@ impl Overlay {
         self.slots().limit().saturating_mul(CLUSTER_BYTES)
     }
 
+    /// Whether a cluster more would find space.
+    pub(crate) fn has_room(&self) -> bool {
+        let below = {
+            let slots = self.slots();
+            slots.in_use() < slots.limit()
+        };
+        below && self.floor.admit(CLUSTER_BYTES, || self.file().free_bytes()).is_ok()
+    }
+
     /// The floor of free space.
     pub(crate) fn floor(&self) -> &Floor {
         &self.floor

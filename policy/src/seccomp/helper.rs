@@ -44,6 +44,7 @@ impl HelperDescriptors {
             .collect()
     }
 
+    /// The socket on which clients of the control channel arrive.
     fn control_listener(&self) -> Option<Value> {
         let named = |number| Value::descriptor(number, "control listener");
         self.control_listener.map(named)

@@ -1,1 +1,411 @@
-//! Limits
+//! Limits, changed while a guest uses its disk: they are obeyed, the guest is told or waits, and whoever takes the disk away from a
+//! guest that waits gets it.
+
+use std::time::{Duration, Instant};
+
+use protocol::control::{AtLimit, Event, LimitsChange, Rate};
+use tests::memory::GuestMemory;
+use tests::operator::Operator;
+use tests::place::Place;
+use tests::raw::{DATA, Desc, FLUSH, IN, IOERR, MEMORY, OK, OUT, RawDisk, SMALL, UNTOUCHED, linked, request_header};
+use tests::require;
+
+use crate::{await_status, controlled, read, write};
+
+/// Changes one thing and leaves the others.
+fn nothing() -> LimitsChange {
+    LimitsChange::default()
+}
+
+/// A guest with a ring for each of the helper's workers and some more.
+fn guest(helper: &tests::helper::Helper, rings: u32) -> RawDisk {
+    RawDisk::start_with(
+        tests::raw::patient(helper.socket()),
+        GuestMemory::sealed(MEMORY),
+        rings,
+        64,
+    )
+}
+
+/// Where the parts of chain `slot` of ring `ring` are, in each of the areas for them. Not where those of [`RawDisk::request`] are.
+fn place_of(ring: usize, slot: u16) -> u64 {
+    let ring = u64::try_from(ring).expect("rings are few");
+    (1 + ring * 16 + u64::from(slot)) * 0x400
+}
+
+/// Makes a request of 512 bytes available in ring `ring`, as chain `slot` of it, without waiting for the answer.
+fn submit(disk: &mut RawDisk, ring: usize, slot: u16, kind: u32, sector: u64) {
+    let place = place_of(ring, slot);
+    let (header, data, status) = (SMALL + place, DATA + place, SMALL + place + 0x100);
+    let RawDisk { memory, rings, .. } = disk;
+    memory.write(header, &request_header(kind, sector));
+    memory.write(status, &[UNTOUCHED]);
+    memory.write(data, &[0xab; 512]);
+    let body = match kind {
+        IN => Some(Desc::writable(data, 512)),
+        OUT => Some(Desc::readable(data, 512)),
+        _ => None,
+    };
+    let parts = [Some(Desc::readable(header, 16)), body, Some(Desc::writable(status, 1))];
+    let first = slot * 3;
+    let mut chain = linked(&parts.into_iter().flatten().collect::<Vec<_>>());
+    for desc in &mut chain {
+        desc.next += first;
+    }
+    rings[ring].put(memory, first, &chain);
+    rings[ring].publish(memory, &[first]);
+    rings[ring].kick();
+}
+
+/// The status of the chain `slot` of ring `ring`.
+fn status(disk: &RawDisk, ring: usize, slot: u16) -> u8 {
+    disk.memory.byte(SMALL + place_of(ring, slot) + 0x100)
+}
+
+/// Waits for the next answer of ring `ring`.
+fn answered(disk: &mut RawDisk, ring: usize) {
+    let RawDisk { memory, rings, .. } = disk;
+    assert_eq!(rings[ring].wait_used(memory, 1).len(), 1);
+}
+
+#[test]
+fn requests_and_bytes_go_through_at_the_rate_and_the_burst_and_no_faster() {
+    let place = Place::with_noise(1 << 20, 1);
+    for (change, per_second, burst, cost) in [(Some("--iops"), 200, 20, 1), (None, 200 * 4096, 20 * 4096, 4096)] {
+        let mut builder = place.helper().controlled();
+        if let Some(option) = change {
+            builder = builder.value(option, format!("{per_second}:{burst}"));
+        }
+        let helper = builder.start();
+        let operator = Operator::connect(&place.control());
+        let rate = Rate { per_second, burst };
+        if change.is_none() {
+            let limits = operator.set_limits(LimitsChange {
+                bandwidth: Some(rate),
+                ..nothing()
+            });
+            assert_eq!(limits.bandwidth, rate);
+        }
+        let mut disk = guest(&helper, 1);
+
+        let begun = Instant::now();
+        let mut requests = 0u64;
+        while begun.elapsed() < Duration::from_millis(1500) {
+            let sector = requests % 256 * 8;
+            assert_eq!(disk.request(OUT, sector, &[3; 4096], 0).0, OK);
+            requests += 1;
+        }
+        let flowed = begun.elapsed().as_nanos() * u128::from(per_second) / 1_000_000_000;
+        let used = u128::from(requests * cost);
+
+        // One request more than the burst: a debt may be left.
+        assert!(
+            used <= flowed + u128::from(burst + cost),
+            "{used} of {flowed} and {burst}"
+        );
+        assert!(used > u128::from(burst), "nothing came after the burst");
+        assert!(operator.stats().throttled_us > 0);
+        operator.set_limits(LimitsChange {
+            iops: Some(Rate::UNLIMITED),
+            bandwidth: Some(Rate::UNLIMITED),
+            ..nothing()
+        });
+        assert_eq!(disk.request(OUT, 0, &[3; 4096], 0).0, OK);
+        helper.terminate();
+    }
+}
+
+#[test]
+fn all_queues_share_a_limit_and_flushes_count() {
+    let place = Place::with_noise(1 << 20, 1);
+    let helper = place.helper().controlled().value("--iops", "1:4").start();
+    let operator = Operator::connect(&place.control());
+    let mut disk = guest(&helper, 4);
+
+    let begun = Instant::now();
+    for ring in 0..4 {
+        for slot in 0..3 {
+            submit(&mut disk, ring, slot, if slot == 0 { FLUSH } else { IN }, 0);
+        }
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let stats = operator.stats();
+    let through = stats.read.requests + stats.flush.requests;
+    assert!(through <= 4 + begun.elapsed().as_secs(), "{through} at once");
+
+    // Whoever is let go is let go at once, not when a timer says so.
+    operator.set_limits(LimitsChange {
+        iops: Some(Rate::UNLIMITED),
+        ..nothing()
+    });
+    for ring in 0..4 {
+        let RawDisk { memory, rings, .. } = &mut disk;
+        assert_eq!(rings[ring].wait_used(memory, 3).len(), 3);
+        assert!((0..3).all(|slot| status(&disk, ring, slot) == OK));
+    }
+    helper.terminate();
+}
+
+#[test]
+fn a_throttled_queue_is_given_back_with_what_was_not_popped() {
+    let place = Place::with_noise(1 << 20, 1);
+    let helper = place.helper().controlled().value("--iops", "1:1").start();
+    let operator = Operator::connect(&place.control());
+    let mut disk = guest(&helper, 1);
+    for slot in 0..6 {
+        submit(&mut disk, 0, slot, IN, 0);
+    }
+    answered(&mut disk, 0);
+
+    // All that the frontend says is answered as ever, and it goes on elsewhere.
+    let begun = Instant::now();
+    let disk = disk.reconnect(helper.socket());
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    operator.set_limits(LimitsChange {
+        iops: Some(Rate::UNLIMITED),
+        ..nothing()
+    });
+    disk.start_ring(0, 1);
+
+    let begun = Instant::now();
+    while !(0..6).all(|slot| status(&disk, 0, slot) == OK) {
+        assert!(begun.elapsed() < Duration::from_secs(5), "a request was lost");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    helper.terminate();
+}
+
+#[test]
+fn the_quota_can_be_raised_and_lowered_while_a_guest_writes() {
+    let place = Place::with_noise(1 << 20, 1);
+    let (helper, operator) = controlled(&place);
+    operator.subscribe();
+    let other = Operator::connect(&place.control());
+    let mut disk = guest(&helper, 1);
+    assert_eq!(operator.event(), Event::Connected);
+    let set = |bytes| {
+        let limits = other.set_limits(LimitsChange {
+            overlay_bytes: Some(bytes),
+            ..nothing()
+        });
+        assert_eq!(operator.event(), Event::LimitsChanged { limits });
+        limits.overlay_bytes
+    };
+    assert_eq!(write(&mut disk, 0, 1), OK);
+    assert_eq!(write(&mut disk, 8, 1), OK);
+
+    assert_eq!(set(4096 + 100), 4096);
+    for sector in [16, 24] {
+        assert_eq!(write(&mut disk, sector, 1), IOERR);
+    }
+    assert_eq!(operator.event(), Event::QuotaReached { limit_bytes: 4096 });
+    assert_eq!(write(&mut disk, 8, 2), OK, "what it has, it may change");
+    assert_eq!(other.status().overlay.unwrap().used_bytes, 8192);
+
+    assert_eq!(set(3 * 4096), 3 * 4096);
+    assert_eq!(write(&mut disk, 16, 1), OK);
+    assert_eq!(write(&mut disk, 24, 1), IOERR);
+    assert_eq!(set(u64::MAX), 1 << 20);
+    assert_eq!(write(&mut disk, 24, 1), OK);
+    assert_eq!(read(&mut disk, 8), [2; 512]);
+    helper.terminate();
+}
+
+#[test]
+fn a_raised_quota_may_go_beyond_the_one_at_the_start() {
+    let place = Place::with_noise(1 << 20, 1);
+    let helper = place.helper().controlled().value("--overlay-limit", "8K").start();
+    let operator = Operator::connect(&place.control());
+    let mut disk = guest(&helper, 1);
+    operator.set_limits(LimitsChange {
+        overlay_bytes: Some(1 << 20),
+        ..nothing()
+    });
+
+    for cluster in 0..256 {
+        assert_eq!(write(&mut disk, cluster * 8, 1), OK);
+    }
+
+    assert_eq!(operator.status().overlay.unwrap().used_bytes, 1 << 20);
+    helper.terminate();
+}
+
+/// A helper that holds at a quota of one cluster, which is used up, its operator, and its guest.
+fn full_and_holding(place: &Place, rings: u32) -> (tests::helper::Helper, Operator, RawDisk) {
+    let helper = place
+        .helper()
+        .controlled()
+        .value("--overlay-limit", "4K")
+        .value("--at-limit", "hold")
+        .start();
+    let operator = Operator::connect(&place.control());
+    assert_eq!(operator.status().limits.at_limit, AtLimit::Hold);
+    let mut disk = guest(&helper, rings);
+    assert_eq!(write(&mut disk, 0, 1), OK);
+    operator.subscribe();
+    (helper, operator, disk)
+}
+
+#[test]
+fn a_held_write_waits_for_a_raised_quota_and_others_go_on() {
+    let place = Place::with_noise(1 << 20, 1);
+    let (helper, operator, mut disk) = full_and_holding(&place, 3);
+    let other = Operator::connect(&place.control());
+
+    submit(&mut disk, 1, 0, OUT, 64);
+    assert_eq!(operator.event(), Event::QuotaReached { limit_bytes: 4096 });
+    assert_eq!(write(&mut disk, 0, 2), OK, "another queue");
+    submit(&mut disk, 2, 0, IN, 64);
+    answered(&mut disk, 2);
+    // It is tried again and again, and the event does not come again.
+    assert_eq!(operator.event_within(Duration::from_millis(350)), None);
+    assert_eq!(status(&disk, 1, 0), UNTOUCHED);
+    assert!(other.stats().held_us > 0);
+
+    other.set_limits(LimitsChange {
+        overlay_bytes: Some(8192),
+        ..nothing()
+    });
+
+    answered(&mut disk, 1);
+    assert_eq!(status(&disk, 1, 0), OK);
+    assert_eq!(read(&mut disk, 64), [0xab; 512]);
+    helper.terminate();
+}
+
+#[test]
+fn a_held_write_goes_on_when_another_queue_gives_space_back() {
+    let place = Place::with_noise(1 << 20, 1);
+    let (helper, operator, mut disk) = full_and_holding(&place, 2);
+    submit(&mut disk, 1, 0, OUT, 64);
+    assert!(matches!(operator.event(), Event::QuotaReached { .. }));
+
+    let segment = tests::raw::zero_segment(0, 8, 0);
+    assert_eq!(disk.request(tests::raw::DISCARD, 0, &segment, 0).0, OK);
+
+    answered(&mut disk, 1);
+    assert_eq!(status(&disk, 1, 0), OK);
+    helper.terminate();
+}
+
+#[test]
+fn a_held_write_fails_once_the_policy_says_so() {
+    let place = Place::with_noise(1 << 20, 1);
+    let (helper, operator, mut disk) = full_and_holding(&place, 2);
+    submit(&mut disk, 1, 0, OUT, 64);
+    assert!(matches!(operator.event(), Event::QuotaReached { .. }));
+    let other = Operator::connect(&place.control());
+
+    other.set_limits(LimitsChange {
+        at_limit: Some(AtLimit::Error),
+        ..nothing()
+    });
+
+    answered(&mut disk, 1);
+    assert_eq!(status(&disk, 1, 0), IOERR);
+    helper.terminate();
+}
+
+#[test]
+fn a_frontend_may_leave_while_it_is_held_and_the_next_finds_the_request_again() {
+    let place = Place::with_noise(1 << 20, 1);
+    let (helper, operator, mut disk) = full_and_holding(&place, 2);
+    submit(&mut disk, 1, 0, OUT, 64);
+    assert!(matches!(operator.event(), Event::QuotaReached { .. }));
+    let other = Operator::connect(&place.control());
+
+    let disk = disk.reconnect(helper.socket());
+    await_status(&other, "it came back", |status| status.connected);
+    other.set_limits(LimitsChange {
+        overlay_bytes: Some(1 << 20),
+        ..nothing()
+    });
+    disk.start_ring(1, 0);
+
+    let begun = Instant::now();
+    while status(&disk, 1, 0) != OK {
+        assert!(begun.elapsed() < Duration::from_secs(5), "the request was lost");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(other.stats().write.errors, 0);
+    helper.terminate();
+}
+
+#[test]
+fn a_held_guest_burns_as_fast_as_any() {
+    let place = Place::with_noise(1 << 20, 1);
+    let (helper, operator, mut disk) = full_and_holding(&place, 2);
+    submit(&mut disk, 1, 0, OUT, 64);
+    assert!(matches!(operator.event(), Event::QuotaReached { .. }));
+    helper.terminate();
+}
+
+#[test]
+fn the_floor_keeps_space_free_and_a_freed_host_goes_on() {
+    require!(root);
+    let place = Place::with_noise(8 << 20, 1);
+    let _tmpfs = tests::mounted::Mounted::tmpfs(&place.overlay_dir(), "8m");
+    let ballast = place.overlay_dir().join("ballast");
+    std::fs::write(&ballast, vec![1; 3 << 20]).unwrap();
+    let helper = place
+        .helper()
+        .controlled()
+        .value("--keep-free", "3M")
+        .value("--at-limit", "hold")
+        .start();
+    let operator = Operator::connect(&place.control());
+    operator.subscribe();
+    let mut disk = guest(&helper, 2);
+    assert_eq!(operator.event(), Event::Connected);
+
+    // 2 MiB are left above the floor.
+    let mut held = None;
+    for cluster in 0..1024 {
+        submit(&mut disk, 1, 0, OUT, cluster * 8);
+        if let Some(event) = operator.event_within(Duration::from_millis(if cluster < 400 { 0 } else { 5 })) {
+            held = Some((cluster, event));
+            break;
+        }
+        answered(&mut disk, 1);
+    }
+    let (clusters, event) = held.expect("the floor is reached");
+    assert!((256..=512).contains(&clusters), "after {clusters} clusters");
+    assert!(
+        matches!(event, Event::SpaceLow { free_bytes, keep_free_bytes } if free_bytes >= 3 << 20 && keep_free_bytes == 3 << 20),
+        "{event:?}"
+    );
+    assert!(tests::mounted::free_bytes(&place.overlay_dir()) >= 3 << 20);
+
+    std::fs::remove_file(&ballast).unwrap();
+
+    answered(&mut disk, 1);
+    assert_eq!(status(&disk, 1, 0), OK);
+    helper.terminate();
+}
+
+#[test]
+fn a_read_only_disk_has_rates_and_no_space_to_limit() {
+    let place = Place::with_noise(1 << 20, 1);
+    let helper = place.helper().read_only().controlled().start();
+    let operator = Operator::connect(&place.control());
+    let rate = Rate {
+        per_second: 1000,
+        burst: 500,
+    };
+    let limits = operator.set_limits(LimitsChange {
+        iops: Some(rate),
+        ..nothing()
+    });
+    assert_eq!((limits.iops, limits.overlay_bytes), (rate, 0));
+
+    let change = LimitsChange {
+        overlay_bytes: Some(1),
+        iops: Some(Rate::UNLIMITED),
+        ..nothing()
+    };
+    let refused = operator.ask(protocol::control::Command::SetLimits(change), &[]);
+
+    assert!(refused.unwrap_err().contains("read-only"));
+    assert_eq!(operator.status().limits, limits);
+    helper.terminate();
+}
