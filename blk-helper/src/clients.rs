@@ -266,3 +266,83 @@ impl Client {
         !listens && now.saturating_duration_since(self.heard) >= IDLE
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::epoll::EpollCreateFlags;
+    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+    use protocol::control::{Command, Request};
+
+    fn pair() -> (Channel, OwnedFd) {
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        (Channel::accepted(ours), theirs)
+    }
+
+    #[test]
+    fn who_says_nothing_for_long_makes_room_and_who_listens_does_not() {
+        let (channel, _theirs) = pair();
+        let mut client = Client::new(FIRST, channel);
+        let later = client.heard + IDLE;
+        assert!(!client.is_idle(client.heard));
+        assert!(client.is_idle(later));
+
+        client.subscription = Some(Subscription::default());
+        assert!(!client.is_idle(later));
+
+        client.subscription = Some(Subscription {
+            behind: true,
+            missed: 1,
+        });
+        assert!(client.is_idle(later));
+    }
+
+    #[test]
+    fn each_is_heard_in_turn_however_much_one_says() {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+        let (operator, operators) = pair();
+        let mut clients = Clients::new(Some(operator), None, &epoll, 0).unwrap();
+        let mut ends = vec![operators];
+        for number in FIRST + 1..FIRST + 4 {
+            let (channel, theirs) = pair();
+            clients.guests.push(Client::new(number, channel));
+            ends.push(theirs);
+        }
+        let request = Request::new(1, Command::Status).encode();
+        for _ in 0..10 {
+            send(ends[1].as_raw_fd(), &request, MsgFlags::empty()).unwrap();
+        }
+        for end in &ends {
+            send(end.as_raw_fd(), &request, MsgFlags::empty()).unwrap();
+        }
+        for number in FIRST..FIRST + 4 {
+            clients.note(number, EpollFlags::EPOLLIN);
+        }
+
+        let mut heard: Vec<_> = (0..4).map(|_| clients.hear().unwrap().unwrap().0.0).collect();
+
+        heard.sort_unstable();
+        assert_eq!(heard, [FIRST, FIRST + 1, FIRST + 2, FIRST + 3]);
+        assert_eq!(std::iter::from_fn(|| clients.hear().unwrap()).count(), 10);
+    }
+
+    #[test]
+    fn one_that_left_is_not_heard_any_more_and_the_operator_leaves_for_good() {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+        let (operator, _operators) = pair();
+        let mut clients = Clients::new(Some(operator), None, &epoll, 0).unwrap();
+        let (channel, theirs) = pair();
+        clients.guests.push(Client::new(FIRST + 1, channel));
+
+        clients.note(FIRST + 1, EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP);
+        assert!(clients.hear().unwrap().is_none());
+        assert_eq!(clients.part(&epoll), Some(ClientId(FIRST + 1)));
+        assert_eq!(clients.part(&epoll), None);
+        assert_eq!(recv(theirs.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT), Ok(0));
+        assert!(!clients.operator_left());
+
+        clients.note(FIRST, EpollFlags::EPOLLHUP);
+        assert!(clients.operator_left());
+    }
+}

@@ -33,6 +33,7 @@ mod regions;
 mod runs;
 mod scratch;
 mod slots;
+mod space;
 mod store;
 
 use crate::base::Base;
@@ -40,11 +41,10 @@ use crate::cold::Part;
 use crate::transfer::Buffers;
 use floor::Floor;
 use map::{Cluster, ClusterMap, Slot, State};
-use protocol::control::OverlayStatus;
 use protocol::units::ByteRange;
 use regions::{REGION_BYTES, Regions};
 use runs::Run;
-use slots::{SlotRun, Slots};
+use slots::Slots;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -192,55 +192,6 @@ impl Overlay {
     /// The overlay's file.
     pub(crate) fn file(&self) -> &OverlayFile {
         self.store.file()
-    }
-
-    /// Lets so many bytes be in use from now on. Where more are, they stay.
-    pub(crate) fn set_limit(&self, bytes: u64) {
-        self.slots().set_limit(bytes / CLUSTER_BYTES);
-    }
-
-    /// Bytes that may be in use.
-    pub(crate) fn limit_bytes(&self) -> u64 {
-        self.slots().limit().saturating_mul(CLUSTER_BYTES)
-    }
-
-    /// Whether a cluster more would find space.
-    pub(crate) fn has_room(&self) -> bool {
-        let below = {
-            let slots = self.slots();
-            slots.in_use() < slots.limit()
-        };
-        below && self.floor.admit(CLUSTER_BYTES, || self.file().free_bytes()).is_ok()
-    }
-
-    /// The floor of free space.
-    pub(crate) fn floor(&self) -> &Floor {
-        &self.floor
-    }
-
-    /// At least one slot and at most `want`, all neighbours, if the limits have room for them.
-    fn take_slots(&self, want: u64) -> Result<SlotRun, OverlayError> {
-        let bytes = want.saturating_mul(CLUSTER_BYTES);
-        self.floor.admit(bytes, || self.file().free_bytes())?;
-        self.slots().take(want)
-    }
-
-    /// How full it is; whether it is encrypted only the workers' scratches know.
-    pub(crate) fn status(&self, encrypted: bool) -> OverlayStatus {
-        let (in_use, limit) = {
-            let slots = self.slots();
-            (slots.in_use(), slots.limit())
-        };
-        OverlayStatus {
-            dirty_clusters: in_use,
-            zero_clusters: self.map.zeros(),
-            used_bytes: in_use.saturating_mul(CLUSTER_BYTES),
-            limit_bytes: limit.saturating_mul(CLUSTER_BYTES),
-            disk_usage_bytes: self.file().disk_usage(),
-            map_bytes: self.map.bytes(),
-            map_limit_bytes: self.map.limit_bytes(),
-            encrypted,
-        }
     }
 
     /// Waits until storage has delivered a place of the overlay's file.

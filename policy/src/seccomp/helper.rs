@@ -139,7 +139,7 @@ fn connection_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
         allow: SYS_fcntl [cmd.is(named!(F_DUPFD_CLOEXEC)), FD.is_none_of(descriptors.disk())]
             "a second handle of a connection: one to look at it, one for the message handling";
         allow: SYS_fstat [] "what kind of file a frontend sent, and how long it is; it takes no path";
-        allow: SYS_fstatfs [] "guest memory lies on tmpfs or hugetlbfs, nowhere else";
+        allow: SYS_fstatfs [] "guest memory lies on tmpfs or hugetlbfs, nowhere else; how much the overlay's file system has free";
     }
 }
 

@@ -3,22 +3,21 @@
 
 use std::time::{Duration, Instant};
 
-use protocol::control::{AtLimit, Event, LimitsChange, Rate};
+use protocol::control::{Event, LimitsChange, Rate};
 use tests::memory::GuestMemory;
 use tests::operator::Operator;
 use tests::place::Place;
 use tests::raw::{DATA, Desc, FLUSH, IN, IOERR, MEMORY, OK, OUT, RawDisk, SMALL, UNTOUCHED, linked, request_header};
-use tests::require;
 
-use crate::{await_status, controlled, read, write};
+use crate::{controlled, read, write};
 
 /// Changes one thing and leaves the others.
-fn nothing() -> LimitsChange {
+pub(crate) fn nothing() -> LimitsChange {
     LimitsChange::default()
 }
 
 /// A guest with a ring for each of the helper's workers and some more.
-fn guest(helper: &tests::helper::Helper, rings: u32) -> RawDisk {
+pub(crate) fn guest(helper: &tests::helper::Helper, rings: u32) -> RawDisk {
     RawDisk::start_with(
         tests::raw::patient(helper.socket()),
         GuestMemory::sealed(MEMORY),
@@ -34,7 +33,7 @@ fn place_of(ring: usize, slot: u16) -> u64 {
 }
 
 /// Makes a request of 512 bytes available in ring `ring`, as chain `slot` of it, without waiting for the answer.
-fn submit(disk: &mut RawDisk, ring: usize, slot: u16, kind: u32, sector: u64) {
+pub(crate) fn submit(disk: &mut RawDisk, ring: usize, slot: u16, kind: u32, sector: u64) {
     let place = place_of(ring, slot);
     let (header, data, status) = (SMALL + place, DATA + place, SMALL + place + 0x100);
     let RawDisk { memory, rings, .. } = disk;
@@ -58,12 +57,12 @@ fn submit(disk: &mut RawDisk, ring: usize, slot: u16, kind: u32, sector: u64) {
 }
 
 /// The status of the chain `slot` of ring `ring`.
-fn status(disk: &RawDisk, ring: usize, slot: u16) -> u8 {
+pub(crate) fn status(disk: &RawDisk, ring: usize, slot: u16) -> u8 {
     disk.memory.byte(SMALL + place_of(ring, slot) + 0x100)
 }
 
 /// Waits for the next answer of ring `ring`.
-fn answered(disk: &mut RawDisk, ring: usize) {
+pub(crate) fn answered(disk: &mut RawDisk, ring: usize) {
     let RawDisk { memory, rings, .. } = disk;
     assert_eq!(rings[ring].wait_used(memory, 1).len(), 1);
 }
@@ -89,11 +88,9 @@ fn requests_and_bytes_go_through_at_the_rate_and_the_burst_and_no_faster() {
         let mut disk = guest(&helper, 1);
 
         let begun = Instant::now();
-        let mut requests = 0u64;
-        while begun.elapsed() < Duration::from_millis(1500) {
-            let sector = requests % 256 * 8;
-            assert_eq!(disk.request(OUT, sector, &[3; 4096], 0).0, OK);
-            requests += 1;
+        let requests = 150;
+        for request in 0..requests {
+            assert_eq!(disk.request(OUT, request * 8, &[3; 4096], 0).0, OK);
         }
         let flowed = begun.elapsed().as_nanos() * u128::from(per_second) / 1_000_000_000;
         let used = u128::from(requests * cost);
@@ -103,8 +100,6 @@ fn requests_and_bytes_go_through_at_the_rate_and_the_burst_and_no_faster() {
             used <= flowed + u128::from(burst + cost),
             "{used} of {flowed} and {burst}"
         );
-        assert!(used > u128::from(burst), "nothing came after the burst");
-        assert!(operator.stats().throttled_us > 0);
         operator.set_limits(LimitsChange {
             iops: Some(Rate::UNLIMITED),
             bandwidth: Some(Rate::UNLIMITED),
@@ -143,6 +138,7 @@ fn all_queues_share_a_limit_and_flushes_count() {
         assert_eq!(rings[ring].wait_used(memory, 3).len(), 3);
         assert!((0..3).all(|slot| status(&disk, ring, slot) == OK));
     }
+    assert!(operator.stats().throttled_us > 0);
     helper.terminate();
 }
 
@@ -227,159 +223,6 @@ fn a_raised_quota_may_go_beyond_the_one_at_the_start() {
     }
 
     assert_eq!(operator.status().overlay.unwrap().used_bytes, 1 << 20);
-    helper.terminate();
-}
-
-/// A helper that holds at a quota of one cluster, which is used up, its operator, and its guest.
-fn full_and_holding(place: &Place, rings: u32) -> (tests::helper::Helper, Operator, RawDisk) {
-    let helper = place
-        .helper()
-        .controlled()
-        .value("--overlay-limit", "4K")
-        .value("--at-limit", "hold")
-        .start();
-    let operator = Operator::connect(&place.control());
-    assert_eq!(operator.status().limits.at_limit, AtLimit::Hold);
-    let mut disk = guest(&helper, rings);
-    assert_eq!(write(&mut disk, 0, 1), OK);
-    operator.subscribe();
-    (helper, operator, disk)
-}
-
-#[test]
-fn a_held_write_waits_for_a_raised_quota_and_others_go_on() {
-    let place = Place::with_noise(1 << 20, 1);
-    let (helper, operator, mut disk) = full_and_holding(&place, 3);
-    let other = Operator::connect(&place.control());
-
-    submit(&mut disk, 1, 0, OUT, 64);
-    assert_eq!(operator.event(), Event::QuotaReached { limit_bytes: 4096 });
-    assert_eq!(write(&mut disk, 0, 2), OK, "another queue");
-    submit(&mut disk, 2, 0, IN, 64);
-    answered(&mut disk, 2);
-    // It is tried again and again, and the event does not come again.
-    assert_eq!(operator.event_within(Duration::from_millis(350)), None);
-    assert_eq!(status(&disk, 1, 0), UNTOUCHED);
-    assert!(other.stats().held_us > 0);
-
-    other.set_limits(LimitsChange {
-        overlay_bytes: Some(8192),
-        ..nothing()
-    });
-
-    answered(&mut disk, 1);
-    assert_eq!(status(&disk, 1, 0), OK);
-    assert_eq!(read(&mut disk, 64), [0xab; 512]);
-    helper.terminate();
-}
-
-#[test]
-fn a_held_write_goes_on_when_another_queue_gives_space_back() {
-    let place = Place::with_noise(1 << 20, 1);
-    let (helper, operator, mut disk) = full_and_holding(&place, 2);
-    submit(&mut disk, 1, 0, OUT, 64);
-    assert!(matches!(operator.event(), Event::QuotaReached { .. }));
-
-    let segment = tests::raw::zero_segment(0, 8, 0);
-    assert_eq!(disk.request(tests::raw::DISCARD, 0, &segment, 0).0, OK);
-
-    answered(&mut disk, 1);
-    assert_eq!(status(&disk, 1, 0), OK);
-    helper.terminate();
-}
-
-#[test]
-fn a_held_write_fails_once_the_policy_says_so() {
-    let place = Place::with_noise(1 << 20, 1);
-    let (helper, operator, mut disk) = full_and_holding(&place, 2);
-    submit(&mut disk, 1, 0, OUT, 64);
-    assert!(matches!(operator.event(), Event::QuotaReached { .. }));
-    let other = Operator::connect(&place.control());
-
-    other.set_limits(LimitsChange {
-        at_limit: Some(AtLimit::Error),
-        ..nothing()
-    });
-
-    answered(&mut disk, 1);
-    assert_eq!(status(&disk, 1, 0), IOERR);
-    helper.terminate();
-}
-
-#[test]
-fn a_frontend_may_leave_while_it_is_held_and_the_next_finds_the_request_again() {
-    let place = Place::with_noise(1 << 20, 1);
-    let (helper, operator, mut disk) = full_and_holding(&place, 2);
-    submit(&mut disk, 1, 0, OUT, 64);
-    assert!(matches!(operator.event(), Event::QuotaReached { .. }));
-    let other = Operator::connect(&place.control());
-
-    let disk = disk.reconnect(helper.socket());
-    await_status(&other, "it came back", |status| status.connected);
-    other.set_limits(LimitsChange {
-        overlay_bytes: Some(1 << 20),
-        ..nothing()
-    });
-    disk.start_ring(1, 0);
-
-    let begun = Instant::now();
-    while status(&disk, 1, 0) != OK {
-        assert!(begun.elapsed() < Duration::from_secs(5), "the request was lost");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    assert_eq!(other.stats().write.errors, 0);
-    helper.terminate();
-}
-
-#[test]
-fn a_held_guest_burns_as_fast_as_any() {
-    let place = Place::with_noise(1 << 20, 1);
-    let (helper, operator, mut disk) = full_and_holding(&place, 2);
-    submit(&mut disk, 1, 0, OUT, 64);
-    assert!(matches!(operator.event(), Event::QuotaReached { .. }));
-    helper.terminate();
-}
-
-#[test]
-fn the_floor_keeps_space_free_and_a_freed_host_goes_on() {
-    require!(root);
-    let place = Place::with_noise(8 << 20, 1);
-    let _tmpfs = tests::mounted::Mounted::tmpfs(&place.overlay_dir(), "8m");
-    let ballast = place.overlay_dir().join("ballast");
-    std::fs::write(&ballast, vec![1; 3 << 20]).unwrap();
-    let helper = place
-        .helper()
-        .controlled()
-        .value("--keep-free", "3M")
-        .value("--at-limit", "hold")
-        .start();
-    let operator = Operator::connect(&place.control());
-    operator.subscribe();
-    let mut disk = guest(&helper, 2);
-    assert_eq!(operator.event(), Event::Connected);
-
-    // 2 MiB are left above the floor.
-    let mut held = None;
-    for cluster in 0..1024 {
-        submit(&mut disk, 1, 0, OUT, cluster * 8);
-        if let Some(event) = operator.event_within(Duration::from_millis(if cluster < 400 { 0 } else { 5 })) {
-            held = Some((cluster, event));
-            break;
-        }
-        answered(&mut disk, 1);
-    }
-    let (clusters, event) = held.expect("the floor is reached");
-    assert!((256..=512).contains(&clusters), "after {clusters} clusters");
-    assert!(
-        matches!(event, Event::SpaceLow { free_bytes, keep_free_bytes } if free_bytes >= 3 << 20 && keep_free_bytes == 3 << 20),
-        "{event:?}"
-    );
-    assert!(tests::mounted::free_bytes(&place.overlay_dir()) >= 3 << 20);
-
-    std::fs::remove_file(&ballast).unwrap();
-
-    answered(&mut disk, 1);
-    assert_eq!(status(&disk, 1, 0), OK);
     helper.terminate();
 }
 

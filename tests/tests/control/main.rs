@@ -3,6 +3,7 @@
 
 mod abuse;
 mod events;
+mod hold;
 mod limits;
 mod stats;
 

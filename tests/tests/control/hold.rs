@@ -1,0 +1,172 @@
+//! Writes for which there is no space wait, if the operator wants that: until there is, until the policy changes, or until the guest
+//! is taken away, and nothing else waits with them but their own queue.
+
+use std::time::{Duration, Instant};
+
+use protocol::control::{AtLimit, Event, LimitsChange};
+use tests::operator::Operator;
+use tests::place::Place;
+use tests::raw::{IN, IOERR, OK, OUT, RawDisk, UNTOUCHED};
+use tests::require;
+
+use crate::limits::{answered, guest, nothing, status, submit};
+use crate::{await_status, read, write};
+
+/// A helper that holds at a quota of one cluster, which is used up, its operator, and its guest.
+fn full_and_holding(place: &Place, rings: u32) -> (tests::helper::Helper, Operator, RawDisk) {
+    let helper = place
+        .helper()
+        .controlled()
+        .value("--overlay-limit", "4K")
+        .value("--at-limit", "hold")
+        .start();
+    let operator = Operator::connect(&place.control());
+    assert_eq!(operator.status().limits.at_limit, AtLimit::Hold);
+    let mut disk = guest(&helper, rings);
+    assert_eq!(write(&mut disk, 0, 1), OK);
+    operator.subscribe();
+    (helper, operator, disk)
+}
+
+#[test]
+fn a_held_write_waits_for_a_raised_quota_and_others_go_on() {
+    let place = Place::with_noise(1 << 20, 1);
+    let (helper, operator, mut disk) = full_and_holding(&place, 3);
+    let other = Operator::connect(&place.control());
+
+    submit(&mut disk, 1, 0, OUT, 64);
+    assert_eq!(operator.event(), Event::QuotaReached { limit_bytes: 4096 });
+    assert_eq!(write(&mut disk, 0, 2), OK, "another queue");
+    submit(&mut disk, 2, 0, IN, 64);
+    answered(&mut disk, 2);
+    // It is tried again and again, and the event does not come again.
+    assert_eq!(operator.event_within(Duration::from_millis(350)), None);
+    assert_eq!(status(&disk, 1, 0), UNTOUCHED);
+    let begun = Instant::now();
+    while other.stats().held_us == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(5), "it is not tried again");
+    }
+
+    other.set_limits(LimitsChange {
+        overlay_bytes: Some(8192),
+        ..nothing()
+    });
+
+    answered(&mut disk, 1);
+    assert_eq!(status(&disk, 1, 0), OK);
+    assert_eq!(read(&mut disk, 64), [0xab; 512]);
+    helper.terminate();
+}
+
+#[test]
+fn a_held_write_goes_on_when_another_queue_gives_space_back() {
+    let place = Place::with_noise(1 << 20, 1);
+    let (helper, operator, mut disk) = full_and_holding(&place, 2);
+    submit(&mut disk, 1, 0, OUT, 64);
+    assert!(matches!(operator.event(), Event::QuotaReached { .. }));
+
+    let segment = tests::raw::zero_segment(0, 8, 0);
+    assert_eq!(disk.request(tests::raw::DISCARD, 0, &segment, 0).0, OK);
+
+    answered(&mut disk, 1);
+    assert_eq!(status(&disk, 1, 0), OK);
+    helper.terminate();
+}
+
+#[test]
+fn a_held_write_fails_once_the_policy_says_so() {
+    let place = Place::with_noise(1 << 20, 1);
+    let (helper, operator, mut disk) = full_and_holding(&place, 2);
+    submit(&mut disk, 1, 0, OUT, 64);
+    assert!(matches!(operator.event(), Event::QuotaReached { .. }));
+    let other = Operator::connect(&place.control());
+
+    other.set_limits(LimitsChange {
+        at_limit: Some(AtLimit::Error),
+        ..nothing()
+    });
+
+    answered(&mut disk, 1);
+    assert_eq!(status(&disk, 1, 0), IOERR);
+    helper.terminate();
+}
+
+#[test]
+fn a_frontend_may_leave_while_it_is_held_and_the_next_finds_the_request_again() {
+    let place = Place::with_noise(1 << 20, 1);
+    let (helper, operator, mut disk) = full_and_holding(&place, 2);
+    submit(&mut disk, 1, 0, OUT, 64);
+    assert!(matches!(operator.event(), Event::QuotaReached { .. }));
+    let other = Operator::connect(&place.control());
+
+    let disk = disk.reconnect(helper.socket());
+    await_status(&other, "it came back", |status| status.connected);
+    other.set_limits(LimitsChange {
+        overlay_bytes: Some(1 << 20),
+        ..nothing()
+    });
+    disk.start_ring(1, 0);
+
+    let begun = Instant::now();
+    while status(&disk, 1, 0) != OK {
+        assert!(begun.elapsed() < Duration::from_secs(5), "the request was lost");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(other.stats().write.errors, 0);
+    helper.terminate();
+}
+
+#[test]
+fn a_held_guest_burns_as_fast_as_any() {
+    let place = Place::with_noise(1 << 20, 1);
+    let (helper, operator, mut disk) = full_and_holding(&place, 2);
+    submit(&mut disk, 1, 0, OUT, 64);
+    assert!(matches!(operator.event(), Event::QuotaReached { .. }));
+    helper.terminate();
+}
+
+#[test]
+fn the_floor_keeps_space_free_and_a_freed_host_goes_on() {
+    require!(root);
+    let place = Place::with_noise(8 << 20, 1);
+    let _tmpfs = tests::mounted::Mounted::tmpfs(&place.overlay_dir(), "8m");
+    let ballast = place.overlay_dir().join("ballast");
+    std::fs::write(&ballast, vec![1; 3 << 20]).unwrap();
+    let helper = place
+        .helper()
+        .controlled()
+        .value("--keep-free", "3M")
+        .value("--at-limit", "hold")
+        .start();
+    let operator = Operator::connect(&place.control());
+    operator.subscribe();
+    let mut disk = guest(&helper, 2);
+    assert_eq!(operator.event(), Event::Connected);
+
+    // 2 MiB are left above the floor.
+    let held = (0..1024).find_map(|cluster| {
+        submit(&mut disk, 1, 0, OUT, cluster * 8);
+        let begun = Instant::now();
+        while status(&disk, 1, 0) == UNTOUCHED {
+            assert!(begun.elapsed() < Duration::from_secs(10), "neither answered nor held");
+            if let Some(event) = operator.event_within(Duration::from_millis(1)) {
+                return Some((cluster, event));
+            }
+        }
+        answered(&mut disk, 1);
+        None
+    });
+    let (clusters, event) = held.expect("the floor is reached");
+    assert!((256..=512).contains(&clusters), "after {clusters} clusters");
+    assert!(
+        matches!(event, Event::SpaceLow { free_bytes, keep_free_bytes } if free_bytes >= 3 << 20 && keep_free_bytes == 3 << 20),
+        "{event:?}"
+    );
+    assert!(tests::mounted::free_bytes(&place.overlay_dir()) >= 3 << 20);
+
+    std::fs::remove_file(&ballast).unwrap();
+
+    answered(&mut disk, 1);
+    assert_eq!(status(&disk, 1, 0), OK);
+    helper.terminate();
+}
