@@ -5,7 +5,10 @@
 //! and what each ring knows of its past survive.
 //!
 //! Not offered, and why: INFLIGHT_SHMFD (what was popped is answered before a ring stops, so the used index says it all),
-//! LOG_SHMFD and DEVICE_STATE (a disk that burns does not migrate), BACKEND_REQ (there is nothing to ask a frontend).
+//! LOG_SHMFD and DEVICE_STATE (a disk that burns does not migrate). Of what BACKEND_REQ offers, one message is sent, by
+//! `connection.rs`: that the disk has another size.
+
+mod whole;
 
 use crate::disk::Disk;
 use crate::guest_memory::{MAX_REGIONS, Memory, MemoryError, MemoryTable, RegionSpec, SharedMemory};
@@ -14,7 +17,7 @@ use crate::signal::may_be_eventfd;
 use log::{debug, info};
 use policy::logging::chain;
 use protocol::blk::{AckedFeatures, feature};
-use protocol::config_space::ConfigSpace;
+use protocol::config_space::{ConfigSpace, Geometry};
 use std::fs::File;
 use std::sync::Arc;
 use vhost::vhost_user::message::{
@@ -32,6 +35,7 @@ pub(crate) fn protocol_features() -> VhostUserProtocolFeatures {
     VhostUserProtocolFeatures::MQ
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::CONFIG
+        | VhostUserProtocolFeatures::BACKEND_REQ
         | VhostUserProtocolFeatures::RESET_DEVICE
         | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
 }
@@ -39,8 +43,11 @@ pub(crate) fn protocol_features() -> VhostUserProtocolFeatures {
 /// The device, as one frontend after the other sets it up.
 pub(crate) struct Backend {
     disk: Arc<Disk>,
+    geometry: Geometry,
     config: ConfigSpace,
     rings: Vec<Arc<Ring>>,
+    /// Which of them the frontend has started and not stopped.
+    started: Vec<bool>,
     memory: SharedMemory,
     table: MemoryTable,
     acked: AckedFeatures,
@@ -52,14 +59,16 @@ impl Backend {
     /// A backend that no frontend has spoken to.
     pub(crate) fn new(
         disk: Arc<Disk>,
-        config: ConfigSpace,
+        geometry: Geometry,
         rings: Vec<Arc<Ring>>,
         memory: SharedMemory,
         require_seals: bool,
     ) -> Self {
         Self {
             disk,
-            config,
+            config: ConfigSpace::new(&geometry),
+            geometry,
+            started: vec![false; rings.len()],
             rings,
             memory,
             table: MemoryTable::default(),
@@ -79,25 +88,6 @@ impl Backend {
         for ring in &self.rings {
             ring.nudge();
         }
-    }
-
-    /// The frontend is gone: forgets all it said. What the guest wrote stays.
-    pub(crate) fn disconnect(&mut self) {
-        self.acked = AckedFeatures::default();
-        let forgotten = self
-            .reset_rings()
-            .and_then(|()| self.replace_memory(MemoryTable::default()));
-        debug_assert!(forgotten.is_ok() || self.fatal.is_some());
-    }
-
-    fn reset_rings(&mut self) -> Result<()> {
-        for index in 0..self.rings.len() {
-            self.with_ring(index, |ring, _| {
-                ring.reset();
-                Ok(())
-            })?;
-        }
-        Ok(())
     }
 
     /// Does something to a ring while its worker keeps away, then lets it run if it is to run.
@@ -289,6 +279,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
     }
 
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
+        self.note_started(index, false);
         let base = self.with_ring(index, |ring, _| Ok(ring.stop()))?;
         Ok(VhostUserVringState::new(index, u32::from(base)))
     }
@@ -298,6 +289,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
         // Without a descriptor the frontend asks to have the ring polled, which would keep a processor busy for ever.
         let kick = file.ok_or(Error::InvalidOperation("rings are not polled"))?;
         // Without protocol features a frontend cannot enable rings, so they start enabled (vhost-user, "Ring states").
+        self.note_started(index, true);
         let starts_enabled = !self.acked.has(feature::PROTOCOL_FEATURES);
         self.with_ring(index, |ring, _| {
             if starts_enabled {

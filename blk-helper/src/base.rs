@@ -10,6 +10,7 @@ mod lock;
 mod magic;
 mod stamp;
 
+use crate::sys::file_status;
 use crate::transfer::{Buffers, Patience, can_refuse_to_wait, read_at, read_bytes_at};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -17,7 +18,7 @@ use protocol::control::BaseStatus;
 use protocol::units::{ByteRange, Capacity};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use thiserror::Error;
@@ -133,6 +134,26 @@ impl Base {
         }
     }
 
+    /// The next stretch that has data, at `offset` or behind it, as far as the file system knows of holes: its beginning and end.
+    pub(crate) fn data_after(&self, offset: u64) -> (u64, u64) {
+        use rustix::fs::{SeekFrom, seek};
+        let start = seek(&self.file, SeekFrom::Data(offset));
+        match start.and_then(|start| Ok((start, seek(&self.file, SeekFrom::Hole(start))?))) {
+            Ok(stretch) => stretch,
+            // There is none.
+            Err(rustix::io::Errno::NXIO) => (u64::MAX, u64::MAX),
+            Err(_) => (offset, u64::MAX),
+        }
+    }
+
+    /// Whether it is still as long as it was at the start.
+    pub(crate) fn is_whole(&self) -> bool {
+        file_status(&self.file).is_ok_and(|now| {
+            now.st_mode & libc::S_IFMT != libc::S_IFREG
+                || u64::try_from(now.st_size).is_ok_and(|now| now >= self.length)
+        })
+    }
+
     /// Whether programs that take QEMU's image locks are kept from writing it.
     pub(crate) fn is_locked(&self) -> bool {
         self.locked
@@ -180,6 +201,12 @@ impl Base {
         } else {
             Patience::Endless
         }
+    }
+}
+
+impl AsFd for Base {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

@@ -20,7 +20,8 @@ use std::ffi::{c_char, c_int, c_void};
 use std::io;
 use std::num::NonZeroUsize;
 use std::ptr::{NonNull, null, null_mut};
-use std::sync::{Arc, LazyLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use thiserror::Error;
 
 /// Bytes of a key: one for the blocks, one for the tweaks.
@@ -45,6 +46,58 @@ pub(crate) enum CipherError {
     Library,
 }
 
+/// A key that several threads use, and that can be replaced: each notices when it next uses its cipher, and from then on the old
+/// one is nowhere in its contexts.
+#[derive(Debug)]
+pub(crate) struct Key {
+    bytes: Mutex<KeyBytes>,
+    /// Which key it is, by number.
+    generation: AtomicU64,
+    memory: Arc<KeyMemory>,
+}
+
+/// The place of a key in key memory.
+#[derive(Debug)]
+struct KeyBytes(NonNull<[u8; KEY_BYTES]>);
+
+// SAFETY: the compiler says no because of the raw pointer. The bytes belong to this value alone, and are no thread's.
+unsafe impl Send for KeyBytes {}
+
+impl KeyBytes {
+    fn bytes(&mut self) -> &mut [u8; KEY_BYTES] {
+        // SAFETY: `Key::new` took these bytes for this value alone, zeroed, from the memory that the key keeps.
+        unsafe { self.0.as_mut() }
+    }
+}
+
+impl Key {
+    /// A key in `memory`, which `fill` makes up.
+    fn new(
+        memory: KeyMemory,
+        fill: impl FnOnce(&mut [u8; KEY_BYTES]) -> Result<(), CipherError>,
+    ) -> Result<Self, CipherError> {
+        let place = memory.take(KEY_BYTES).ok_or(CipherError::Library)?;
+        let mut bytes = KeyBytes(place.cast());
+        fill(bytes.bytes())?;
+        Ok(Self {
+            bytes: Mutex::new(bytes),
+            generation: AtomicU64::new(0),
+            memory: Arc::new(memory),
+        })
+    }
+
+    /// Replaces it by a new one, which nobody has seen. What was encrypted under the old one cannot be read any more.
+    ///
+    /// # Errors
+    /// [`CipherError`]: the old one is still in force.
+    pub(crate) fn renew(&self) -> Result<(), CipherError> {
+        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        fill_random(bytes.bytes())?;
+        self.generation.fetch_add(1, Ordering::Release);
+        Ok(())
+    }
+}
+
 /// One thread's use of a key.
 #[derive(Debug)]
 pub(crate) struct Cipher {
@@ -60,20 +113,23 @@ impl Cipher {
     pub(crate) fn with_new_key(count: usize) -> Result<(Vec<Self>, KeyMemoryFacts), CipherError> {
         let bytes = count.saturating_mul(CIPHER_BYTES).saturating_add(KEY_BYTES);
         let pages = NonZeroUsize::new(bytes.next_multiple_of(4096)).ok_or(CipherError::Library)?;
-        let memory = Arc::new(KeyMemory::new(pages)?);
-        let place = memory.take(KEY_BYTES).ok_or(CipherError::Library)?;
-        // SAFETY: `take` gave these bytes to this function alone, zeroed, and `memory` outlives it.
-        let key = unsafe { place.cast::<[u8; KEY_BYTES]>().as_mut() };
-        fill_random(key)?;
-        let ciphers = (0..count).map(|_| Self::new(key, &memory)).collect::<Result<_, _>>()?;
-        Ok((ciphers, memory.facts().clone()))
+        let memory = KeyMemory::new(pages)?;
+        let facts = memory.facts().clone();
+        let key = Arc::new(Key::new(memory, fill_random)?);
+        let ciphers = (0..count).map(|_| Self::new(&key)).collect::<Result<_, _>>()?;
+        Ok((ciphers, facts))
     }
 
-    fn new(key: &[u8; KEY_BYTES], memory: &Arc<KeyMemory>) -> Result<Self, CipherError> {
+    fn new(key: &Arc<Key>) -> Result<Self, CipherError> {
         Ok(Self {
-            encrypting: Context::new(key, 1, memory)?,
-            decrypting: Context::new(key, 0, memory)?,
+            encrypting: Context::new(key, 1)?,
+            decrypting: Context::new(key, 0)?,
         })
+    }
+
+    /// The key that it has in common with those it was made with.
+    pub(crate) fn key(&self) -> Arc<Key> {
+        Arc::clone(&self.encrypting.key)
     }
 
     /// Encrypts `bytes`, whole blocks from the beginning of `unit` on, in place.
@@ -137,7 +193,9 @@ fn fill_random(key: &mut [u8; KEY_BYTES]) -> Result<(), CipherError> {
 #[derive(Debug)]
 struct Context {
     context: NonNull<EVP_CIPHER_CTX>,
-    _memory: Arc<KeyMemory>,
+    /// Which key is expanded.
+    generation: u64,
+    key: Arc<Key>,
 }
 
 // SAFETY: the compiler says no because of the raw pointer. What it points to belongs to this value alone (no function hands
@@ -145,17 +203,38 @@ struct Context {
 unsafe impl Send for Context {}
 
 impl Context {
-    fn new(key: &[u8; KEY_BYTES], direction: c_int, memory: &Arc<KeyMemory>) -> Result<Self, CipherError> {
+    fn new(key: &Arc<Key>, direction: c_int) -> Result<Self, CipherError> {
         if !*ALLOCATOR_IS_OURS {
             return Err(CipherError::Library);
         }
-        MAKING.set(Some(Arc::clone(memory)));
-        let context = expand(key, direction);
+        let mut bytes = key.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        MAKING.set(Some(Arc::clone(&key.memory)));
+        let context = expand(bytes.bytes(), direction);
         MAKING.set(None);
+        drop(bytes);
         Ok(Self {
             context: context.ok_or(CipherError::Library)?,
-            _memory: Arc::clone(memory),
+            generation: key.generation.load(Ordering::Acquire),
+            key: Arc::clone(key),
         })
+    }
+
+    /// Expands the key that is in force, over the one that was, if that is another.
+    fn follow(&mut self) -> io::Result<()> {
+        if self.generation == self.key.generation.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut bytes = self.key.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let context = self.context.as_ptr();
+        // SAFETY: `new` made the context, which has its cipher: without another the library allocates nothing and writes the
+        // expanded key where the old one was. It reads the 64 bytes of a key, and keeps no pointer to them.
+        let set = unsafe { EVP_CipherInit_ex(context, null(), null_mut(), bytes.bytes().as_ptr(), null(), -1) };
+        if set != 1 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // Under the lock under which both change.
+        self.generation = self.key.generation.load(Ordering::Acquire);
+        Ok(())
     }
 
     /// Converts `len` bytes at `from` into as many at `into`, which may be the same.
@@ -166,6 +245,7 @@ impl Context {
         if len == 0 || !len.is_multiple_of(BLOCK_BYTES) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
+        self.follow()?;
         let tweak = u128::from(unit).to_le_bytes();
         let context = self.context.as_ptr();
         // SAFETY: `new` made the context, which lives in the key memory that `self` keeps; the tweak has the 16 bytes that

@@ -90,8 +90,8 @@ pub(crate) fn confine(
             uid: config.user.uid,
             gid: config.user.gid,
         },
-        // Slots are handed out in order, so the file is never longer than what the overlay may hold. The limit counts for
-        // every file, and a log that standard error was redirected to must not be cut by it.
+        // Slots are handed out in order, so the file is never longer than what the disk can need. The limit counts for every
+        // file: neither a save's output nor a log that standard error was redirected to must be cut by it.
         file_size_limit: resources
             .overlay
             .as_ref()

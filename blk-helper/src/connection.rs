@@ -1,8 +1,10 @@
 //! One frontend's connection: messages are handled as they are complete, and a peer that dawdles is dropped.
 
 use crate::backend::Backend;
+use crate::channel::Channel;
 use crate::gate::{self, GateError, Look};
 use log::debug;
+use nix::errno::Errno;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
@@ -30,6 +32,8 @@ pub(crate) struct Connection {
     deadline: Option<Instant>,
     /// It sent a message that was in order: a frontend, not somebody who looks whether anybody is there.
     spoke: bool,
+    /// The way to tell it something unasked.
+    channel: Option<Channel>,
 }
 
 /// Why a connection ended.
@@ -42,6 +46,8 @@ pub(crate) enum Ended {
         name: &'static str,
         error: vhost::vhost_user::Error,
     },
+    #[error("the channel back to the frontend cannot be used")]
+    Channel(#[source] Errno),
     #[error("the frontend said nothing")]
     Silent,
 }
@@ -68,6 +74,7 @@ impl Connection {
             handler: BackendReqHandler::from_stream(second, backend),
             deadline: others.then(|| Instant::now() + FIRST_WORD),
             spoke: false,
+            channel: None,
         })
     }
 
@@ -79,6 +86,13 @@ impl Connection {
     /// The socket.
     pub(crate) fn stream(&self) -> &UnixStream {
         &self.stream
+    }
+
+    /// Tells the frontend, if it can be told, that the disk has another size.
+    pub(crate) fn tell_of_resize(&self) {
+        if let Some(channel) = &self.channel {
+            channel.tell_of_change();
+        }
     }
 
     /// Handles what has arrived.
@@ -94,6 +108,11 @@ impl Connection {
                     self.handler
                         .handle_request()
                         .map_err(|error| Ended::Message { name, error })?;
+                    self.spoke = true;
+                }
+                Look::Channel => {
+                    self.deadline = None;
+                    self.channel = Some(Channel::take(&self.stream).map_err(Ended::Channel)?);
                     self.spoke = true;
                 }
                 Look::Empty => return self.wait(),

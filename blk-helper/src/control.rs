@@ -7,6 +7,7 @@
 //! It does not know who is connected (`clients.rs` does), what a command does (`serve/orders.rs` does) nor what a message looks
 //! like ([`protocol::control`] does).
 
+use crate::decide::Undecided;
 use crate::door::is_unix;
 use crate::limits::NothingToLimit;
 use log::debug;
@@ -53,10 +54,10 @@ pub(crate) enum Refusal {
     Unreadable(#[source] MessageError),
     #[error("this request needs {needed} descriptors, and others came")]
     Descriptors { needed: usize },
-    #[error("not built yet")]
-    Unbuilt,
     #[error("cannot change the limits")]
     Limits(#[source] NothingToLimit),
+    #[error(transparent)]
+    Undecided(#[from] Undecided),
     #[error("busy: a frontend is connected")]
     Busy,
     #[error("what came is not a Unix stream socket")]

@@ -144,7 +144,10 @@ impl Disk {
 
     /// Its size.
     pub(crate) fn capacity(&self) -> Capacity {
-        self.medium.base().capacity()
+        match &self.medium {
+            Medium::ReadOnly(base) => base.capacity(),
+            Medium::Burning(overlay) => overlay.capacity(),
+        }
     }
 
     /// Whether guests cannot write it.

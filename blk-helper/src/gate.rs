@@ -26,7 +26,7 @@ const REPLY: u32 = 0x4;
 
 /// The messages a frontend may send (vhost-user, "Front-end message types"). Refused by not being here: logging,
 /// in-flight tracking, device state, postcopy, crypto, GPU, IOTLB and everything yet to be invented.
-const ALLOWED: [(u32, &str); 22] = [
+const ALLOWED: [(u32, &str); 23] = [
     (1, "GET_FEATURES"),
     (2, "SET_FEATURES"),
     (3, "SET_OWNER"),
@@ -43,6 +43,7 @@ const ALLOWED: [(u32, &str); 22] = [
     (16, "SET_PROTOCOL_FEATURES"),
     (17, "GET_QUEUE_NUM"),
     (18, "SET_VRING_ENABLE"),
+    (21, CHANNEL),
     (24, "GET_CONFIG"),
     (25, "SET_CONFIG"),
     (34, "RESET_DEVICE"),
@@ -50,6 +51,9 @@ const ALLOWED: [(u32, &str); 22] = [
     (37, "ADD_MEM_REG"),
     (38, "REM_MEM_REG"),
 ];
+
+/// The message that brings a channel back to the frontend, which the crate would keep to itself.
+const CHANNEL: &str = "SET_BACKEND_REQ_FD";
 
 /// What is in the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +64,8 @@ pub(crate) enum Look {
     Waiting,
     /// A whole message that may be handled, and can be without waiting.
     Whole(&'static str),
+    /// The same, for the message that is not the crate's.
+    Channel,
 }
 
 /// Why a connection is not worth keeping.
@@ -96,7 +102,11 @@ pub(crate) fn look(stream: &UnixStream) -> Result<Look, GateError> {
     let waiting = crate::sys::bytes_waiting(stream).map_err(GateError::Broken)?;
     let whole = HEADER_BYTES.saturating_add(usize::try_from(size).unwrap_or(usize::MAX));
     if waiting >= whole && has_room(stream) {
-        Ok(Look::Whole(name))
+        Ok(if name == CHANNEL {
+            Look::Channel
+        } else {
+            Look::Whole(name)
+        })
     } else {
         Ok(Look::Waiting)
     }

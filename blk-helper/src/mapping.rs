@@ -12,7 +12,7 @@ use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use vm_memory::bitmap::BS;
 use vm_memory::{
     GuestAddress, GuestMemoryError, GuestMemoryRegion, GuestMemoryRegionBytes, GuestUsize, MemoryRegionAddress,
@@ -138,6 +138,20 @@ impl ZeroedWords {
         let _ = unsafe { madvise(start, bytes.get(), MmapAdvise::MADV_NOHUGEPAGE) };
         Ok(Self { mapping, words })
     }
+
+    /// Makes every word 0 again and gives their memory back.
+    pub(crate) fn clear(&self) {
+        // SAFETY: the mapping is this value's own, private and anonymous: its pages read as zeros afterwards, which to the
+        // atomics that others may hold is a store like any other.
+        let cleared = unsafe { madvise(self.mapping.start, self.mapping.bytes.get(), MmapAdvise::MADV_DONTNEED) };
+        debug_assert!(cleared.is_ok(), "a private mapping can always be emptied");
+        if cleared.is_err() {
+            // Only locked memory refuses. Slow, and takes memory instead of giving it back; what matters is that it is 0.
+            self.iter()
+                .filter(|word| word.load(Ordering::Relaxed) != 0)
+                .for_each(|word| word.store(0, Ordering::Relaxed));
+        }
+    }
 }
 
 impl Deref for ZeroedWords {
@@ -155,7 +169,6 @@ impl Deref for ZeroedWords {
 mod tests {
     use super::*;
     use nix::sys::memfd::{MFdFlags, memfd_create};
-    use std::sync::atomic::Ordering;
     use vm_memory::Bytes;
 
     fn memfd(bytes: u64) -> std::fs::File {

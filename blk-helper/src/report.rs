@@ -3,7 +3,7 @@
 use crate::args::ReportFormat;
 use crate::disk::Disk;
 use crate::key_memory::KeyMemoryFacts;
-use crate::overlay::{CLUSTER_BYTES, Limits};
+use crate::overlay::{Limits, map_bytes, most_bytes};
 use policy::Report;
 use protocol::size::show;
 use serde::Serialize;
@@ -16,10 +16,9 @@ use std::path::Path;
 pub(crate) struct OverlayFacts {
     directory: String,
     limit_bytes: u64,
-    /// What it can become if the limit is raised: no longer than the disk.
-    #[serde(skip)]
-    most_bytes: u64,
     map_limit_bytes: u64,
+    /// What the disk can grow to.
+    disk_bytes_at_most: u64,
     /// What the map takes if every part of the disk is touched.
     map_worst_bytes: u64,
     encrypted: bool,
@@ -33,17 +32,18 @@ impl OverlayFacts {
         Self {
             directory: dir.display().to_string(),
             limit_bytes: limits.overlay_bytes,
-            most_bytes: disk_bytes.next_multiple_of(CLUSTER_BYTES),
             map_limit_bytes: limits.map_bytes,
-            map_worst_bytes: disk_bytes.div_ceil(1024).next_multiple_of(4096),
+            map_worst_bytes: map_bytes(disk_bytes),
+            disk_bytes_at_most: most_bytes(disk_bytes),
             encrypted: key_memory.is_some(),
             key_memory,
         }
     }
 
-    /// The longest that the overlay's file can become.
+    /// The longest that a file can become: that of the overlay, which during a save has two slots for a cluster, of the largest
+    /// disk there can be. What is saved of it is shorter.
     pub(crate) fn file_bytes(&self) -> u64 {
-        self.most_bytes
+        self.disk_bytes_at_most.saturating_mul(2)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::args::{BaseName, Config};
 use crate::base::{Base, BaseError, BaseSource};
-use crate::cipher::{Cipher, CipherError};
+use crate::cipher::{Cipher, CipherError, Key};
 use crate::clients::ControlDoor;
 use crate::control::{Channel, NoChannel};
 use crate::disk::{Disk, Medium};
@@ -10,8 +10,9 @@ use crate::door::{Admission, Door, DoorError, DoorSource, listen_at};
 use crate::environment::{Environment, FIRST_PASSED};
 use crate::events::Events;
 use crate::key_memory::KeyMemoryFacts;
-use crate::overlay::{CLUSTER_BYTES, Limits, Overlay, OverlayDir, OverlayFile, OverlayFileError, Scratch};
+use crate::overlay::{CLUSTER_BYTES, Limits, Overlay, OverlayDir, OverlayFile, OverlayFileError, Scratch, map_bytes};
 use crate::report::OverlayFacts;
+use crate::save::Output;
 use crate::shortage::Shortage;
 use crate::sys::adopt;
 use crate::throttle::Throttle;
@@ -46,11 +47,22 @@ pub(crate) struct Resources {
     pub(crate) overlay: Option<OverlayFacts>,
     /// One for each worker.
     pub(crate) scratches: Vec<Scratch>,
+    /// What saving takes, and a reset: none of it for a read-only disk.
+    pub(crate) saving: Option<SavingKit>,
     pub(crate) door: Door,
     pub(crate) admission: Admission,
     pub(crate) ways: Ways,
     pub(crate) events: Arc<Events>,
     pub(crate) notify: Option<UnixDatagram>,
+}
+
+/// What saving and resetting the disk take.
+#[derive(Debug)]
+pub(crate) struct SavingKit {
+    pub(crate) scratch: Scratch,
+    pub(crate) output: Output,
+    /// The key of the overlay, if it is encrypted.
+    pub(crate) key: Option<Arc<Key>>,
 }
 
 /// Why something could not be opened.
@@ -70,6 +82,8 @@ pub(crate) enum OpenError {
     Overlay(#[source] OverlayFileError),
     #[error("cannot encrypt the overlay")]
     Cipher(#[source] CipherError),
+    #[error("cannot reserve a descriptor for what is saved")]
+    Output(#[source] io::Error),
     #[error("cannot reserve the address space for the cluster map")]
     Map(#[source] io::Error),
     #[error("no way in for a frontend")]
@@ -107,7 +121,7 @@ impl Resources {
         sources: Sources,
     ) -> Result<Self, OpenError> {
         let base = Base::open(sources.base, config.raw_anyway).map_err(OpenError::Base)?;
-        let (scratches, key_memory) = scratches(workers, !config.read_only && !config.no_encrypt)?;
+        let (scratches, saving, key_memory) = threads_own(workers, config)?;
         let (medium, overlay) = medium(base, config, environment.temporary.as_deref(), key_memory)?;
         let events = Arc::new(Events::new().map_err(OpenError::Events)?);
         Ok(Self {
@@ -120,6 +134,7 @@ impl Resources {
             events,
             overlay,
             scratches,
+            saving,
             door: Door::open(sources.door).map_err(OpenError::Door)?,
             admission: admission(config),
             ways: ways(sources.operator, config)?,
@@ -211,6 +226,11 @@ impl Descriptors for Resources {
     fn descriptors(&self) -> Vec<Descriptor> {
         let mut list = disk_descriptors(&self.disk);
         list.extend(way_descriptors(&self.door, &self.ways));
+        list.extend(
+            self.saving
+                .iter()
+                .flat_map(|kit| output_descriptors(kit.output.numbers())),
+        );
         list.extend(self.notify.as_ref().map(|socket| Descriptor {
             number: socket.as_raw_fd(),
             what: "socket to the service manager".into(),
@@ -226,12 +246,34 @@ pub(crate) fn disk_descriptors(disk: &Disk) -> Vec<Descriptor> {
         what: "base, read-only".into(),
     }];
     if let Medium::Burning(overlay) = disk.medium() {
-        list.push(Descriptor {
-            number: overlay.file().number(),
-            what: "overlay, nameless, read-write".into(),
-        });
+        let whats = [
+            "overlay, nameless, read-write",
+            "overlay for the next reset, nameless, read-write",
+        ];
+        list.extend(
+            overlay
+                .numbers()
+                .into_iter()
+                .zip(whats)
+                .map(|(number, what)| Descriptor {
+                    number,
+                    what: what.into(),
+                }),
+        );
     }
     list
+}
+
+/// What keeps a number for what is saved.
+pub(crate) fn output_descriptors(numbers: [RawFd; 2]) -> impl Iterator<Item = Descriptor> {
+    let whats = [
+        "place of a save's output, /dev/null until then",
+        "/dev/null, for that place",
+    ];
+    numbers.into_iter().zip(whats).map(|(number, what)| Descriptor {
+        number,
+        what: what.into(),
+    })
 }
 
 /// What the ways in keep open.
@@ -253,14 +295,32 @@ pub(crate) fn way_descriptors(door: &Door, ways: &Ways) -> Vec<Descriptor> {
         .collect()
 }
 
-/// What the workers need for themselves, with ciphers of one key if they are to encrypt.
-fn scratches(workers: usize, encrypt: bool) -> Result<(Vec<Scratch>, Option<KeyMemoryFacts>), OpenError> {
-    if !encrypt {
-        return Ok(((0..workers).map(|_| Scratch::new(None)).collect(), None));
+/// What threads have of their own.
+type ThreadsOwn = (Vec<Scratch>, Option<SavingKit>, Option<KeyMemoryFacts>);
+
+/// What the workers and the saver need for themselves, with ciphers of one key if they are to encrypt.
+fn threads_own(workers: usize, config: &Config) -> Result<ThreadsOwn, OpenError> {
+    if config.read_only {
+        return Ok(((0..workers).map(|_| Scratch::new(None)).collect(), None, None));
     }
-    let (ciphers, facts) = Cipher::with_new_key(workers).map_err(OpenError::Cipher)?;
-    let scratches = ciphers.into_iter().map(|cipher| Scratch::new(Some(cipher)));
-    Ok((scratches.collect(), Some(facts)))
+    let threads = workers.saturating_add(1);
+    let (mut scratches, key, facts): (Vec<_>, _, _) = if config.no_encrypt {
+        ((0..threads).map(|_| Scratch::new(None)).collect(), None, None)
+    } else {
+        let (ciphers, facts) = Cipher::with_new_key(threads).map_err(OpenError::Cipher)?;
+        let key = ciphers.first().map(Cipher::key);
+        let scratches = ciphers.into_iter().map(|cipher| Scratch::new(Some(cipher)));
+        (scratches.collect(), key, Some(facts))
+    };
+    let saving = match scratches.pop() {
+        None => None,
+        Some(scratch) => Some(SavingKit {
+            scratch,
+            output: Output::reserve().map_err(OpenError::Output)?,
+            key,
+        }),
+    };
+    Ok((scratches, saving, facts))
 }
 
 fn medium(
@@ -280,22 +340,26 @@ fn medium(
         .unwrap_or(Path::new(DEFAULT_OVERLAY_DIR))
         .to_owned();
     let dir = OverlayDir { path, named };
-    let file = OverlayFile::create(&dir).map_err(OpenError::Overlay)?;
-    let limits = limits(config, base.capacity().bytes());
-    let facts = OverlayFacts::new(&dir.path, limits, base.capacity().bytes(), key_memory);
-    let overlay = Overlay::new(base, file, limits).map_err(OpenError::Map)?;
+    let create = || OverlayFile::create(&dir).map_err(OpenError::Overlay);
+    let files = [create()?, create()?];
+    let set = Limits {
+        overlay_bytes: config.overlay_limit.unwrap_or(u64::MAX),
+        map_bytes: config.map_limit.unwrap_or(u64::MAX),
+        keep_free_bytes: config.keep_free,
+    };
+    let bytes = base.capacity().bytes();
+    let facts = OverlayFacts::new(&dir.path, in_force(set, bytes), bytes, key_memory);
+    let overlay = Overlay::new(base, files, set).map_err(OpenError::Map)?;
     Ok((Medium::Burning(overlay), Some(facts)))
 }
 
-/// The limits in force: what an operator set, and never more than the disk can need.
-fn limits(config: &Config, disk_bytes: u64) -> Limits {
-    let clusters = disk_bytes.div_ceil(CLUSTER_BYTES);
-    let most_overlay = clusters.saturating_mul(CLUSTER_BYTES);
-    let most_map = clusters.saturating_mul(4).next_multiple_of(4096);
+/// The limits in force: what an operator set, and never more than the disk can need as large as it is.
+fn in_force(set: Limits, disk_bytes: u64) -> Limits {
+    let most_overlay = disk_bytes.next_multiple_of(CLUSTER_BYTES);
     Limits {
-        overlay_bytes: config.overlay_limit.unwrap_or(u64::MAX).min(most_overlay),
-        map_bytes: config.map_limit.unwrap_or(u64::MAX).min(most_map),
-        keep_free_bytes: config.keep_free,
+        overlay_bytes: set.overlay_bytes.min(most_overlay),
+        map_bytes: set.map_bytes.min(map_bytes(disk_bytes)),
+        keep_free_bytes: set.keep_free_bytes,
     }
 }
 

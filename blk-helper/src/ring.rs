@@ -171,6 +171,11 @@ impl Ring {
         self.nudge.nudge();
     }
 
+    /// The disk is another one than the ring was used with, if it was.
+    pub(crate) fn forget_history(&self) {
+        self.known.store(false, Ordering::Relaxed);
+    }
+
     /// Whether it was nudged since the last time this was asked.
     pub(crate) fn take_nudge(&self) -> bool {
         self.nudge.take()

@@ -7,7 +7,7 @@
 mod orders;
 
 use crate::base::Stamp;
-use crate::clients::{self, Clients};
+use crate::clients::{self, ClientId, Clients};
 use crate::connection::{Connection, Ended, Next};
 use crate::door::{Door, bear};
 use crate::gate::{self, GateError};
@@ -79,6 +79,8 @@ struct Server {
     clients: Clients,
     /// The first frontend is the only one.
     only_one: bool,
+    /// Who asked for the last save.
+    saves_for: Option<ClientId>,
     /// Somebody asked for the end.
     stopping: bool,
     /// The base as it was seen last, and when that was.
@@ -98,6 +100,7 @@ impl Server {
             leave_at: None,
             clients,
             only_one,
+            saves_for: None,
             stopping: false,
             base: None,
         };

@@ -5,6 +5,7 @@ use crate::backend::Backend;
 use crate::base::Stamp;
 use crate::bell::{Bell, Nudge};
 use crate::chain::SEG_MAX;
+use crate::cipher::Key;
 use crate::clients::ControlDoor;
 use crate::disk::{Disk, Medium, ZERO_LIMITS};
 use crate::door::{Admission, Door};
@@ -13,8 +14,9 @@ use crate::guest_memory::{Memory, SharedMemory};
 use crate::limits::NothingToLimit;
 use crate::overlay::Scratch;
 use crate::report::DiskFacts;
-use crate::resources::{Resources, Ways, disk_descriptors, way_descriptors};
+use crate::resources::{Resources, SavingKit, Ways, disk_descriptors, output_descriptors, way_descriptors};
 use crate::ring::Ring;
+use crate::save::Saver;
 use crate::staff::{Member, StaffError};
 use crate::stats::{Statistics, Tally};
 use crate::warmer::{Warmer, Warming};
@@ -27,7 +29,7 @@ use policy::forbidden::Targets;
 use policy::seccomp::Filter;
 use policy::seccomp::helper::{HelperDescriptors, helper_filter};
 use policy::{Descriptor, Descriptors, Report, ThreadEvidence};
-use protocol::config_space::{ConfigSpace, Geometry};
+use protocol::config_space::Geometry;
 use protocol::control::{Confinement, Event, Limits, LimitsChange, Stats, Status};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
@@ -47,6 +49,9 @@ pub(crate) struct Service {
     pub(crate) control: Epoll,
     pub(crate) workers: Vec<Member>,
     warmer: Member,
+    /// None for a read-only disk.
+    pub(crate) saver: Option<Saver>,
+    key: Option<Arc<Key>>,
     watch: Arc<Watch>,
     statistics: Statistics,
     pub(crate) backend: Arc<Mutex<Backend>>,
@@ -99,6 +104,7 @@ impl Service {
             disk: Arc::clone(&disk),
         };
         let warmer = Member::start("blk-warmer".into(), bell, warming).map_err(ServiceError::Staff)?;
+        let (saver, key) = saver(&disk, resources.saving, &resources.events)?;
 
         let geometry = Geometry {
             capacity: disk.capacity(),
@@ -106,13 +112,7 @@ impl Service {
             num_queues: config.num_queues,
             zeroing: (!disk.is_read_only()).then_some(ZERO_LIMITS),
         };
-        let backend = Backend::new(
-            Arc::clone(&disk),
-            ConfigSpace::new(&geometry),
-            rings,
-            memory,
-            config.require_seals,
-        );
+        let backend = Backend::new(Arc::clone(&disk), geometry, rings, memory, config.require_seals);
         let shape = (config.num_queues, config.queue_size);
         Ok(Self {
             facts: DiskFacts::new(&disk, resources.overlay, shape, count),
@@ -125,6 +125,8 @@ impl Service {
             control,
             workers,
             warmer,
+            saver,
+            key,
             watch,
             statistics,
             backend: Arc::new(Mutex::new(backend)),
@@ -136,11 +138,12 @@ impl Service {
     pub(crate) fn filter(&self) -> Filter {
         let overlay = match self.disk.medium() {
             Medium::ReadOnly(_) => None,
-            Medium::Burning(overlay) => Some(overlay.file().number()),
+            Medium::Burning(overlay) => Some(overlay.numbers()),
         };
         helper_filter(&HelperDescriptors {
             base: self.disk.medium().base().number(),
             overlay,
+            output: self.saver.as_ref().map(Saver::output),
             listener: match &self.door {
                 Door::Listening(listener) => Some(listener.as_raw_fd()),
                 Door::Single(_) | Door::Closed => None,
@@ -148,6 +151,16 @@ impl Service {
             control: self.ways.operator.as_ref().map(|channel| channel.number()),
             control_listener: self.ways.control_door.as_ref().map(ControlDoor::number),
         })
+    }
+
+    /// The disk.
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// The key that a reset renews.
+    pub(crate) fn key(&self) -> Option<&Key> {
+        self.key.as_deref()
     }
 
     /// What a taken-over process would aim at; `parent` was asked for while that was possible.
@@ -193,7 +206,7 @@ impl Service {
             base: self.disk.medium().base().status(),
             overlay,
             limits: self.disk.limits(),
-            save: None,
+            save: self.saver.as_ref().and_then(Saver::status),
             confinement: confinement(report),
         }
     }
@@ -232,7 +245,9 @@ impl Service {
     /// # Errors
     /// [`StaffError`].
     pub(crate) fn prove(&self) -> Result<Vec<ThreadEvidence>, StaffError> {
-        self.workers.iter().chain([&self.warmer]).map(Member::prove).collect()
+        let saver = self.saver.iter().map(Saver::member);
+        let all = self.workers.iter().chain([&self.warmer]).chain(saver);
+        all.map(Member::prove).collect()
     }
 }
 
@@ -252,6 +267,12 @@ impl Descriptors for Service {
             list.push(described(epoll, &format!("epoll of {whose}")));
             list.push(described(bell, &format!("bell of {whose}")));
         }
+        if let Some(saver) = &self.saver {
+            let [epoll, bell] = saver.member().bell().numbers();
+            list.push(described(epoll, "epoll of the saver"));
+            list.push(described(bell, "bell of the saver"));
+            list.extend(output_descriptors(saver.output()));
+        }
         if let Some(socket) = &self.notify {
             list.push(described(socket.as_raw_fd(), "socket to the service manager"));
         }
@@ -269,6 +290,24 @@ fn confinement(report: &Report) -> Confinement {
         in_force: named(true),
         missing: named(false),
     }
+}
+
+/// The saver, for a disk that can be saved, and the key that a reset renews.
+fn saver(
+    disk: &Arc<Disk>,
+    kit: Option<SavingKit>,
+    events: &Arc<Events>,
+) -> Result<(Option<Saver>, Option<Arc<Key>>), ServiceError> {
+    let Some(SavingKit { scratch, output, key }) = kit else {
+        return Ok((None, None));
+    };
+    let bell = Bell::new().map(Arc::new).map_err(|source| ServiceError::Setup {
+        what: "the saver's bell",
+        source,
+    })?;
+    let saver =
+        Saver::start(Arc::clone(disk), (scratch, output), bell, Arc::clone(events)).map_err(ServiceError::Staff)?;
+    Ok((Some(saver), key))
 }
 
 /// One ring for each queue, each with the bell of the worker that drains it.

@@ -112,8 +112,8 @@ fn the_report_knows_every_thread() {
 
     assert_eq!(reported, threads(&helper).len());
     assert_eq!(
-        reported, 5,
-        "three workers, who waits for storage, and who controls them"
+        reported, 6,
+        "three workers, who waits for storage, who saves, and who controls them"
     );
     helper.terminate();
 }

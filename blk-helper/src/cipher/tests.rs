@@ -8,7 +8,12 @@ use std::os::unix::fs::FileExt;
 const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 fn cipher(key: &[u8; KEY_BYTES]) -> Cipher {
-    Cipher::new(key, &Arc::new(KeyMemory::new(PAGE).unwrap())).unwrap()
+    let memory = KeyMemory::new(PAGE).unwrap();
+    let given = Key::new(memory, |bytes| {
+        *bytes = *key;
+        Ok(())
+    });
+    Cipher::new(&Arc::new(given.unwrap())).unwrap()
 }
 
 fn bytes<const N: usize>(hex: &str) -> [u8; N] {
@@ -60,6 +65,23 @@ fn it_is_the_standards_xts() {
         cipher.decrypt(unit, &mut data).unwrap();
         assert_eq!(data, plain, "{unit:x}");
     }
+}
+
+#[test]
+fn a_renewed_key_is_another_for_all_that_use_it() {
+    let (mut ciphers, _) = Cipher::with_new_key(2).unwrap();
+    let mut before = [7; 64];
+    ciphers[0].encrypt(3, &mut before).unwrap();
+
+    ciphers[1].key().renew().unwrap();
+
+    let mut after = [7; 64];
+    ciphers[0].encrypt(3, &mut after).unwrap();
+    assert_ne!(after, before);
+    ciphers[1].decrypt(3, &mut after).unwrap();
+    assert_eq!(after, [7; 64]);
+    ciphers[0].decrypt(3, &mut before).unwrap();
+    assert_ne!(before, [7; 64]);
 }
 
 #[test]
@@ -129,7 +151,7 @@ fn key_and_schedules_are_in_key_memory_only() {
         ciphers[0].encrypt(unit, &mut data).unwrap();
         ciphers[0].decrypt(unit + 1, &mut data).unwrap();
     }
-    let keys = ciphers[0].encrypting._memory.content();
+    let keys = ciphers[0].encrypting.key.memory.content();
     let home = keys.as_ptr().addr() as u64..keys.as_ptr().addr() as u64 + keys.len() as u64;
     // Inverted, so that this list is not what is found. Two keys, and four schedules of fifteen round keys.
     let wanted: HashSet<[u8; 16]> = keys

@@ -18,23 +18,23 @@ use std::io;
 use std::ops::Range;
 
 impl Overlay {
-    /// Writes `from` to a run that is Clean or Zero, whose clusters become Dirty.
+    /// Writes `from` to a run that is Clean, Zero or Held, whose clusters become Dirty.
     pub(super) fn fill(&self, run: Run, from: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
         self.map.admit(run.clusters())?;
-        let whole = self.whole_clusters(run.part);
+        let whole = aligned(run.part);
         let head = run.part.within(run.part.start(), whole.start());
         let tail = run.part.within(whole.end(), run.part.end());
 
         let (for_head, rest) = from.split_at(head.len());
         let (for_whole, for_tail) = rest.split_at(whole.len());
-        self.fill_part(head, run.state, work, |old| for_head.copy_to(old))?;
+        self.fill_part(head, work, |old| for_head.copy_to(old))?;
         self.fill_whole(whole, for_whole, work)?;
-        self.fill_part(tail, run.state, work, |old| for_tail.copy_to(old))
+        self.fill_part(tail, work, |old| for_tail.copy_to(old))
     }
 
     /// Makes `part`, which lies within one cluster and covers no whole one, read as zeros.
     pub(super) fn zero_part(&self, part: ByteRange, work: &mut Work<'_>) -> Result<(), OverlayError> {
-        for run in self.runs(part) {
+        for run in self.runs_to_change(part) {
             match run.state {
                 State::Zero => {}
                 State::Dirty(slot) => {
@@ -44,9 +44,9 @@ impl Overlay {
                         .write_part(slot, within, work.scratch)
                         .map_err(OverlayError::io("write zeros to the overlay"))?;
                 }
-                State::Clean => {
+                State::Clean | State::Held(_) => {
                     self.map.admit(run.clusters())?;
-                    self.fill_part(part, State::Clean, work, |old| old.fill(0))?;
+                    self.fill_part(part, work, |old| old.fill(0))?;
                 }
             }
         }
@@ -71,11 +71,10 @@ impl Overlay {
         Ok(())
     }
 
-    /// Gives a slot to the cluster that `part` lies in: its old content, as its `state` says, with `part` patched.
+    /// Gives a slot to the cluster that `part` lies in: its old content with `part` patched.
     fn fill_part(
         &self,
         part: ByteRange,
-        state: State,
         work: &mut Work<'_>,
         patch: impl FnOnce(&mut [u8]),
     ) -> Result<(), OverlayError> {
@@ -86,14 +85,21 @@ impl Overlay {
         let first_byte = cluster.saturating_mul(CLUSTER_BYTES);
         let patience = work.scratch.cold.patience();
         let content = work.scratch.part(0..CLUSTER);
-        content.fill(0);
-        if state == State::Clean {
-            let read = self.base.read_bytes(first_byte, content, patience);
-            read.map_err(OverlayError::io("read the base")).inspect_err(|error| {
-                if matches!(error, OverlayError::Cold) {
-                    work.scratch.cold.note(Part::Base, first_byte, CLUSTER_BYTES);
-                }
-            })?;
+        match self.map.state_to_change(Cluster(cluster)) {
+            State::Zero => content.fill(0),
+            State::Clean => {
+                content.fill(0);
+                let read = self.base.read_bytes(first_byte, content, patience);
+                read.map_err(OverlayError::io("read the base")).inspect_err(|error| {
+                    if matches!(error, OverlayError::Cold) {
+                        work.scratch.cold.note(Part::Base, first_byte, CLUSTER_BYTES);
+                    }
+                })?;
+            }
+            State::Held(slot) | State::Dirty(slot) => self
+                .store
+                .load(slot, 0..CLUSTER, work.scratch)
+                .map_err(OverlayError::io("read the overlay"))?,
         }
         patch(work.scratch.part(within_cluster(part)));
 
@@ -116,6 +122,16 @@ impl Overlay {
         }
         Ok(())
     }
+}
+
+/// The part of `range` that is whole clusters. Not so the disk's last cluster, if it is short: its slot is filled to the end, so
+/// that there are zeros behind it when the disk grows.
+fn aligned(range: ByteRange) -> ByteRange {
+    let start = range
+        .start()
+        .checked_next_multiple_of(CLUSTER_BYTES)
+        .unwrap_or(u64::MAX);
+    range.within(start, range.end() - range.end() % CLUSTER_BYTES)
 }
 
 /// Where in its cluster `part`, which lies within one, is.

@@ -24,17 +24,24 @@
 //! concurrent with a write of the same bytes sees old or new bytes of *this* disk, never anything else; a read issued
 //! after a write completed sees the write.
 //!
+//! **Saving.** The disk as it was at one moment can be copied while it changes ([`frozen`]): clusters whose bytes the copy
+//! still needs are filled anew when they are written, as if they were Clean, with the old slot instead of the base below.
+//!
 //! Knows nothing of virtio.
 
 mod fill;
 mod floor;
+mod frozen;
 mod map;
+mod pages;
+mod pair;
 mod regions;
 mod runs;
 mod scratch;
 mod slots;
 mod space;
 mod store;
+mod whole;
 
 use crate::base::Base;
 use crate::cold::Part;
@@ -46,15 +53,18 @@ use regions::{REGION_BYTES, Regions};
 use runs::Run;
 use slots::Slots;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use store::Store;
 use thiserror::Error;
+use whole::reserve;
 
 pub(crate) use floor::FloorReached;
+pub(crate) use frozen::{Frozen, FrozenRun};
 pub(crate) use regions::REGION_BYTES as SLICE_BYTES;
 pub(crate) use scratch::Scratch;
 pub(crate) use store::{OverlayDir, OverlayFile, OverlayFileError};
+pub(crate) use whole::{GrowError, map_bytes, most_bytes};
 
 /// Bytes in a cluster, and in a slot. A page: what guests' file systems write whole, so that nothing needs filling.
 pub(crate) const CLUSTER_BYTES: u64 = 4096;
@@ -160,6 +170,10 @@ pub(crate) struct Limits {
 #[derive(Debug)]
 pub(crate) struct Overlay {
     base: Base,
+    /// Bytes of the disk: never less than the base's.
+    bytes: AtomicU64,
+    /// What it can grow to.
+    most_bytes: u64,
     store: Store,
     map: ClusterMap,
     slots: Mutex<Slots>,
@@ -172,14 +186,20 @@ impl Overlay {
     ///
     /// # Errors
     /// When the address space for the map cannot be reserved.
-    pub(crate) fn new(base: Base, file: OverlayFile, limits: Limits) -> io::Result<Self> {
-        let clusters = base.capacity().bytes().div_ceil(CLUSTER_BYTES);
+    pub(crate) fn new(base: Base, files: [OverlayFile; 2], limits: Limits) -> io::Result<Self> {
+        let bytes = base.capacity().bytes();
+        // Where there is no address space for a larger disk, this one cannot grow.
+        let (map, slots, most_bytes) = reserve(most_bytes(bytes), limits).or_else(|_| reserve(bytes, limits))?;
+        let mut slots = slots;
+        slots.grow(bytes.div_ceil(CLUSTER_BYTES));
         Ok(Self {
-            map: ClusterMap::new(clusters, limits.map_bytes)?,
-            slots: Mutex::new(Slots::new(clusters, limits.overlay_bytes / CLUSTER_BYTES)?),
+            map,
+            slots: Mutex::new(slots),
             floor: Floor::new(limits.keep_free_bytes),
-            store: Store::new(file),
+            most_bytes,
+            store: Store::new(files),
             regions: Regions::new(),
+            bytes: AtomicU64::new(bytes),
             base,
         })
     }
@@ -187,11 +207,6 @@ impl Overlay {
     /// The image below.
     pub(crate) fn base(&self) -> &Base {
         &self.base
-    }
-
-    /// The overlay's file.
-    pub(crate) fn file(&self) -> &OverlayFile {
-        self.store.file()
     }
 
     /// Waits until storage has delivered a place of the overlay's file.
@@ -225,7 +240,7 @@ impl Overlay {
     fn read_run(&self, run: Run, into: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
         match run.state {
             State::Clean => read_base(&self.base, run.part, into, work),
-            State::Dirty(slot) => self
+            State::Dirty(slot) | State::Held(slot) => self
                 .store
                 .read(slot, run.within_cluster(), into, work.scratch)
                 .map_err(OverlayError::io("read the overlay")),
@@ -254,7 +269,7 @@ impl Overlay {
     fn write_slice(&self, slice: ByteRange, from: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
         let _exclusive = self.regions.exclusive(slice);
         let mut rest = from;
-        for run in self.runs(slice) {
+        for run in self.runs_to_change(slice) {
             let now;
             (now, rest) = rest.split_at(run.part.len());
             match run.state {
@@ -262,7 +277,7 @@ impl Overlay {
                     .store
                     .write(slot, run.within_cluster(), now, work.scratch)
                     .map_err(OverlayError::io("write the overlay"))?,
-                State::Clean | State::Zero => self.fill(run, now, work)?,
+                State::Clean | State::Zero | State::Held(_) => self.fill(run, now, work)?,
             }
         }
         Ok(())
@@ -299,7 +314,7 @@ impl Overlay {
 
     /// Makes whole clusters Zero and frees their slots.
     fn forget(&self, whole: ByteRange) -> Result<(), OverlayError> {
-        for run in self.runs(whole) {
+        for run in self.runs_to_change(whole) {
             if run.state == State::Zero {
                 continue;
             }
@@ -331,13 +346,18 @@ impl Overlay {
         runs::runs(range, |cluster| self.map.state(cluster))
     }
 
+    /// The same for who holds the region's lock exclusively and is about to change it.
+    fn runs_to_change(&self, range: ByteRange) -> impl Iterator<Item = Run> {
+        runs::runs(range, |cluster| self.map.state_to_change(cluster))
+    }
+
     /// The part of `range` that covers clusters wholly. The disk's last cluster is whole where the disk ends.
     fn whole_clusters(&self, range: ByteRange) -> ByteRange {
         let start = range
             .start()
             .checked_next_multiple_of(CLUSTER_BYTES)
             .unwrap_or(u64::MAX);
-        let end = if range.end() == self.base.capacity().bytes() {
+        let end = if range.end() == self.capacity().bytes() {
             range.end()
         } else {
             range.end() - range.end() % CLUSTER_BYTES

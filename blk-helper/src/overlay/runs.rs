@@ -75,6 +75,7 @@ fn continued(state: State, count: u64) -> State {
     match state {
         // A slot past the last continues nothing: a state that no neighbour can have.
         State::Dirty(slot) => slot.after(count).map_or(state, State::Dirty),
+        State::Held(slot) => slot.after(count).map_or(state, State::Held),
         State::Clean | State::Zero => state,
     }
 }
@@ -102,7 +103,7 @@ mod tests {
                 State::Dirty(Slot(0)),
                 u64::from(slot.0) * CLUSTER_BYTES + at % CLUSTER_BYTES,
             ),
-            State::Clean | State::Zero => (state, 0),
+            State::Clean | State::Zero | State::Held(_) => (state, 0),
         }
     }
 
@@ -127,7 +128,7 @@ mod tests {
                     let offset = at - run.part.start() + run.within_cluster();
                     let found = match run.state {
                         State::Dirty(slot) => (State::Dirty(Slot(0)), u64::from(slot.0) * CLUSTER_BYTES + offset),
-                        state @ (State::Clean | State::Zero) => (state, 0),
+                        state @ (State::Clean | State::Zero | State::Held(_)) => (state, 0),
                     };
                     prop_assert_eq!(found, place(&states, at));
                     at += 512;

@@ -64,6 +64,18 @@ impl Scratch {
         Ok(())
     }
 
+    /// Undoes [`Self::encrypt`] to what was read from there.
+    pub(super) fn decrypt(&mut self, first: Slot, end: usize) -> io::Result<()> {
+        let Some(cipher) = &mut self.cipher else {
+            return Ok(());
+        };
+        let clusters = self.bytes.get_mut(..end).unwrap_or_default().chunks_mut(CLUSTER);
+        for (slot, cluster) in (u64::from(first.0)..).zip(clusters) {
+            cipher.decrypt(slot, cluster)?;
+        }
+        Ok(())
+    }
+
     /// Puts into `part` what belongs into the file so that `first` and the slots behind it hold the guest's bytes.
     pub(super) fn encrypt_from(&mut self, first: Slot, part: Range<usize>, from: Buffers<'_>) -> io::Result<()> {
         self.each_cluster(first, part, from, |cipher, slot, cluster, within, guest| {

@@ -30,31 +30,39 @@ impl SlotRun {
 pub(crate) struct Slots {
     /// One bit for each slot: given back and not used again.
     free: ZeroedWords,
-    /// As many as the disk has clusters: more can never be in use.
-    most: u64,
     free_count: u64,
     /// No slot below this one is free.
     lowest_free: u64,
     /// The slot that comes next when none is free: the end of the file.
     next: u64,
+    /// How many may be in use, whatever the disk needs.
     limit: u64,
+    /// How many clusters the disk has.
+    clusters: u64,
 }
 
 impl Slots {
-    /// Slots for a disk of `clusters` clusters, of which `limit` may be in use at a time.
+    /// Slots for a disk of at most `clusters` clusters, of which `limit` may be in use at a time; for now for a disk of none.
     ///
     /// # Errors
     /// When the address space for the bits cannot be reserved.
     pub(crate) fn new(clusters: u64, limit: u64) -> io::Result<Self> {
-        let most = clusters.min(u64::from(Slot::MAX));
         Ok(Self {
-            free: ZeroedWords::new(most.div_ceil(u64::from(u32::BITS)))?,
-            most,
+            free: ZeroedWords::new(Self::needed(clusters).div_ceil(u64::from(u32::BITS)))?,
             free_count: 0,
             lowest_free: 0,
             next: 0,
-            limit: limit.min(most),
+            limit,
+            clusters: 0,
         })
+    }
+
+    /// Takes all slots back. Nobody may be using one.
+    pub(crate) fn clear(&mut self) {
+        self.free.clear();
+        self.free_count = 0;
+        self.lowest_free = 0;
+        self.next = 0;
     }
 
     /// Slots in use.
@@ -64,12 +72,34 @@ impl Slots {
 
     /// Lets so many be in use from now on. If more are, none is handed out until enough came back.
     pub(crate) fn set_limit(&mut self, limit: u64) {
-        self.limit = limit.min(self.most);
+        self.limit = limit;
     }
 
     /// How many may be in use.
+    ///
+    /// A limit below the size of the disk counts whatever is in use. Without one there is room for what a copy of the disk still
+    /// needs, even of a disk that is dirty all over.
     pub(crate) fn limit(&self) -> u64 {
-        self.limit
+        if self.limit < self.clusters {
+            self.limit
+        } else {
+            Self::needed(self.clusters)
+        }
+    }
+
+    /// The limit as an operator understands it: none is the size of the disk.
+    pub(crate) fn nominal_limit(&self) -> u64 {
+        self.limit.min(self.clusters)
+    }
+
+    /// The disk has that many clusters now.
+    pub(crate) fn grow(&mut self, clusters: u64) {
+        self.clusters = clusters;
+    }
+
+    /// A slot for each cluster, and another for what a copy of the disk still needs.
+    fn needed(clusters: u64) -> u64 {
+        clusters.saturating_mul(2).min(u64::from(Slot::MAX))
     }
 
     /// Takes at least one slot and at most `want`, all neighbours.
@@ -77,7 +107,7 @@ impl Slots {
     /// # Errors
     /// [`OverlayError::LimitReached`] when not one more may be used.
     pub(crate) fn take(&mut self, want: u64) -> Result<SlotRun, OverlayError> {
-        let want = want.min(self.limit.saturating_sub(self.in_use()));
+        let want = want.min(self.limit().saturating_sub(self.in_use()));
         if want == 0 {
             return Err(OverlayError::LimitReached);
         }
@@ -173,9 +203,15 @@ mod tests {
         }
     }
 
+    fn slots(clusters: u64, limit: u64) -> Slots {
+        let mut slots = Slots::new(clusters, limit).unwrap();
+        slots.grow(clusters);
+        slots
+    }
+
     #[test]
     fn slots_are_appended_in_order() {
-        let mut slots = Slots::new(100, 100).unwrap();
+        let mut slots = slots(100, 100);
         assert_eq!(slots.take(10).unwrap(), run(0, 10));
         assert_eq!(slots.take(1).unwrap(), run(10, 1));
         assert_eq!(slots.in_use(), 11);
@@ -183,7 +219,7 @@ mod tests {
 
     #[test]
     fn the_limit_is_reached_and_left_again() {
-        let mut slots = Slots::new(100, 8).unwrap();
+        let mut slots = slots(100, 8);
         assert_eq!(slots.take(10).unwrap(), run(0, 8));
         assert!(matches!(slots.take(1), Err(OverlayError::LimitReached)));
 
@@ -198,7 +234,7 @@ mod tests {
         fn no_slot_is_ever_in_use_twice_and_the_file_never_outgrows_its_peak(
             steps in prop::collection::vec((any::<bool>(), 1u64..40, any::<prop::sample::Index>()), 1..200)
         ) {
-            let mut slots = Slots::new(500, 400).unwrap();
+            let mut slots = slots(500, 400);
             let mut used = BTreeSet::new();
             let mut peak = 0;
             for (take, count, index) in steps {

@@ -3,6 +3,7 @@
 
 use super::floor::Floor;
 use super::slots::SlotRun;
+use super::whole::map_bytes;
 use super::{CLUSTER_BYTES, Overlay, OverlayError};
 use protocol::control::OverlayStatus;
 
@@ -14,7 +15,7 @@ impl Overlay {
 
     /// Bytes that may be in use.
     pub(crate) fn limit_bytes(&self) -> u64 {
-        self.slots().limit().saturating_mul(CLUSTER_BYTES)
+        self.slots().nominal_limit().saturating_mul(CLUSTER_BYTES)
     }
 
     /// Whether a cluster more would find space.
@@ -42,16 +43,17 @@ impl Overlay {
     pub(crate) fn status(&self, encrypted: bool) -> OverlayStatus {
         let (in_use, limit) = {
             let slots = self.slots();
-            (slots.in_use(), slots.limit())
+            (slots.in_use(), slots.nominal_limit())
         };
+        let map = self.map.status();
         OverlayStatus {
-            dirty_clusters: in_use,
-            zero_clusters: self.map.zeros(),
+            dirty_clusters: map.dirty,
+            zero_clusters: map.zero,
             used_bytes: in_use.saturating_mul(CLUSTER_BYTES),
             limit_bytes: limit.saturating_mul(CLUSTER_BYTES),
             disk_usage_bytes: self.file().disk_usage(),
-            map_bytes: self.map.bytes(),
-            map_limit_bytes: self.map.limit_bytes(),
+            map_bytes: map.bytes,
+            map_limit_bytes: map.max_bytes.min(map_bytes(self.capacity().bytes())),
             encrypted,
         }
     }

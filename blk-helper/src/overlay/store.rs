@@ -5,6 +5,7 @@
 
 use super::CLUSTER_BYTES;
 use super::map::Slot;
+use super::pair::FilePair;
 use super::scratch::{SCRATCH_BYTES, SCRATCH_SLOTS, Scratch};
 use crate::cold::Part;
 use crate::sys::file_status;
@@ -169,19 +170,21 @@ fn check_nameless(file: &OwnedFd, path: &Path) -> Result<(), OverlayFileError> {
 /// The overlay by slot.
 #[derive(Debug)]
 pub(super) struct Store {
-    file: OverlayFile,
+    file: FilePair,
     can_refuse_to_wait: bool,
 }
 
 impl Store {
-    pub(super) fn new(file: OverlayFile) -> Self {
+    pub(super) fn new(files: [OverlayFile; 2]) -> Self {
+        let file = FilePair::new(files);
         Self {
+            // Both lie in one directory.
             can_refuse_to_wait: can_refuse_to_wait(&file),
             file,
         }
     }
 
-    pub(super) fn file(&self) -> &OverlayFile {
+    pub(super) fn file(&self) -> &FilePair {
         &self.file
     }
 
@@ -190,11 +193,7 @@ impl Store {
     /// # Errors
     /// What the kernel says. What is not in memory, and for which there is no patience, is noted.
     pub(super) fn read(&self, slot: Slot, within: u64, into: Buffers<'_>, scratch: &mut Scratch) -> io::Result<()> {
-        let patience = if self.can_refuse_to_wait {
-            scratch.cold.patience()
-        } else {
-            Patience::Endless
-        };
+        let patience = self.possible(scratch.cold.patience());
         let read = self.read_with(slot, within, into, scratch, patience);
         if read
             .as_ref()
@@ -205,6 +204,14 @@ impl Store {
                 .note(Part::Overlay, offset(slot, within), bytes(into.len()));
         }
         read
+    }
+
+    fn possible(&self, patience: Patience) -> Patience {
+        if self.can_refuse_to_wait {
+            patience
+        } else {
+            Patience::Endless
+        }
     }
 
     fn read_with(
@@ -224,6 +231,24 @@ impl Store {
             scratch.decrypt_into(slot, part, now)?;
         }
         Ok(())
+    }
+
+    /// Reads the `part` of `slot` and its neighbours to where it lies in `scratch`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(super) fn load(&self, slot: Slot, part: Range<usize>, scratch: &mut Scratch) -> io::Result<()> {
+        let from = offset(slot, bytes(part.start));
+        let patience = self.possible(scratch.cold.patience());
+        let read = read_bytes_at(&self.file, from, scratch.part(part.clone()), patience);
+        if read
+            .as_ref()
+            .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        {
+            scratch.cold.note(Part::Overlay, from, bytes(part.len()));
+        }
+        read?;
+        scratch.decrypt(slot, part.end)
     }
 
     /// Waits until storage has delivered what is at `offset`, into memory of no meaning.

@@ -10,7 +10,9 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
+mod concurrency;
 mod encryption;
+mod frozen;
 
 const SECTOR: usize = 512;
 
@@ -44,7 +46,12 @@ impl Bench {
             named: true,
         };
         Self {
-            overlay: Overlay::new(open, OverlayFile::create(&dir).unwrap(), limits).unwrap(),
+            overlay: Overlay::new(
+                open,
+                [OverlayFile::create(&dir).unwrap(), OverlayFile::create(&dir).unwrap()],
+                limits,
+            )
+            .unwrap(),
             model,
             base,
             pristine,
@@ -94,6 +101,19 @@ impl Bench {
         self.overlay.write_zeroes(range, &mut work)?;
         self.model[sector * SECTOR..(sector + count) * SECTOR].fill(0);
         Ok(())
+    }
+
+    fn apply(&mut self, operations: Vec<(Operation, usize, usize)>) {
+        let sectors = self.model.len() / SECTOR;
+        for (operation, sector, count) in operations {
+            let sector = sector.min(sectors - 1);
+            let count = count.min(sectors - sector);
+            match operation {
+                Operation::Write(byte) => self.write(sector, &mut vec![byte; count * SECTOR]).unwrap(),
+                Operation::Zero => self.write_zeroes(sector, count).unwrap(),
+                Operation::Discard => self.discard(sector, count).unwrap(),
+            }
+        }
     }
 
     fn discard(&mut self, sector: usize, count: usize) -> Result<(), OverlayError> {
@@ -168,16 +188,7 @@ proptest! {
         tail in 0usize..9000, encrypted: bool, operations in operations()
     ) {
         let mut bench = Bench::with_or_without_cipher((2 << 20) + 100_000 + tail, UNLIMITED, encrypted);
-        let sectors = bench.model.len() / SECTOR;
-        for (operation, sector, count) in operations {
-            let sector = sector.min(sectors - 1);
-            let count = count.min(sectors - sector);
-            match operation {
-                Operation::Write(byte) => bench.write(sector, &mut vec![byte; count * SECTOR]).unwrap(),
-                Operation::Zero => bench.write_zeroes(sector, count).unwrap(),
-                Operation::Discard => bench.discard(sector, count).unwrap(),
-            }
-        }
+        bench.apply(operations);
         bench.check();
     }
 }
@@ -350,47 +361,4 @@ fn medium(bench: &Bench) -> Vec<u8> {
     let mut found = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
     file.read_exact_at(&mut found, 0).unwrap();
     found
-}
-
-/// Sectors of one cluster are written by several threads at once, again and again from Clean and Zero: what a fill
-/// copies must never undo what another thread wrote.
-#[test]
-fn concurrent_writes_to_different_sectors_of_a_cluster_all_survive() {
-    let bench = Bench::new(64 * CLUSTER, UNLIMITED);
-    let disk = Capacity::of_image(64 * CLUSTER_BYTES).unwrap();
-    let overlay = &bench.overlay;
-    let stop = AtomicBool::new(false);
-    let mut scratches = scratches(5);
-    let (own, others) = scratches.split_first_mut().unwrap();
-    for round in 1..=20u8 {
-        std::thread::scope(|scope| {
-            for (thread, scratch) in (0..4u64).zip(&mut *others) {
-                let stop = &stop;
-                scope.spawn(move || {
-                    let mut data = [round * 10 + u8::try_from(thread).unwrap(); SECTOR];
-                    let slices = [GuestSlice::from(&mut data[..])];
-                    for cluster in 0..64 {
-                        let mut work = Work { stop, scratch };
-                        let range = disk.range(Sector(cluster * 8 + thread), SectorCount(1)).unwrap();
-                        overlay.write(range, Buffers::new(&slices), &mut work).unwrap();
-                    }
-                });
-            }
-        });
-        let mut memory = vec![0; 64 * CLUSTER];
-        let slices = [GuestSlice::from(&mut memory[..])];
-        let mut work = Work {
-            stop: &stop,
-            scratch: own,
-        };
-        let all = disk.range(Sector(0), disk.sectors()).unwrap();
-        overlay.read(all, Buffers::new(&slices), &mut work).unwrap();
-        for (index, sector) in memory.chunks(SECTOR).enumerate() {
-            let thread = u8::try_from(index % 8).unwrap();
-            if thread < 4 {
-                assert!(sector.iter().all(|byte| *byte == round * 10 + thread), "sector {index}");
-            }
-        }
-        overlay.discard(all, &work).unwrap();
-    }
 }

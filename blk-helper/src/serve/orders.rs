@@ -5,6 +5,7 @@
 use super::{End, Server};
 use crate::clients::ClientId;
 use crate::control::Refusal;
+use crate::decide::Undecided;
 use crate::door::is_unix;
 use crate::gate;
 use log::warn;
@@ -23,7 +24,12 @@ impl Server {
         if self.clients.operator_left() {
             return Ok(Some(End::OperatorGone));
         }
-        while self.clients.part(&self.service.control).is_some() {}
+        while let Some(who) = self.clients.part(&self.service.control) {
+            if self.saves_for == Some(who) {
+                // Nobody is there any more to whom its output means something.
+                let _ = self.service.cancel_save();
+            }
+        }
         self.clients
             .answer_knocks(&self.service.control, &self.service.admission)?;
         for _ in 0..ORDERS_A_TURN {
@@ -62,8 +68,21 @@ impl Server {
                 let limits = self.service.change_limits(&change).map_err(Refusal::Limits)?;
                 Ok(Answer::Limited(limits))
             }
-            // Built on another branch; none of them is merged like this.
-            Command::Save(_) | Command::CancelSave | Command::Reset | Command::Resize(_) => Err(Refusal::Unbuilt),
+            Command::Save(request) => {
+                let answer = self.service.save(request, descriptors)?;
+                self.saves_for = Some(who);
+                Ok(answer)
+            }
+            Command::CancelSave if self.saves_for != Some(who) => Err(Undecided::NoSave.into()),
+            Command::CancelSave => Ok(self.service.cancel_save()?),
+            Command::Reset => Ok(self.service.reset()?),
+            Command::Resize(request) => {
+                let answer = self.service.resize(request.disk_bytes)?;
+                if let Some(connection) = &self.connection {
+                    connection.tell_of_resize();
+                }
+                Ok(answer)
+            }
         }
     }
 

@@ -1,7 +1,8 @@
 //! What `blk-helper` may call while it serves: one call a line, with its condition and its reason.
 //!
-//! The conditions keep the roles of descriptors apart: the base is only read, the overlay is only read, written and punched, and
-//! neither number can be closed and come back as something else; nor can those of the control channel. No clone, no execve, no open, no socket; the disk
+//! The conditions keep the roles of descriptors apart: the base is only read, the overlay's two files are only read, written,
+//! punched and emptied, and no number of theirs can be closed and come back as something else; nor can those of the control channel.
+//! One reserved number takes what a save writes to, one file after the other. No clone, no execve, no open, no socket; the disk
 //! is never duplicated or mapped, and no memory becomes code. Signal handlers only `_exit`, so there is no `rt_sigreturn`.
 
 use std::os::fd::RawFd;
@@ -13,8 +14,11 @@ use super::{Argument, Condition, Filter, Row, Value, named, table};
 pub struct HelperDescriptors {
     /// The base, opened read-only.
     pub base: RawFd,
-    /// The overlay; a read-only disk has none, and its filter then has no line that writes to a file.
-    pub overlay: Option<RawFd>,
+    /// The overlay's two files, of which one is in use; a read-only disk has none, and its filter then has no line that writes
+    /// to a file.
+    pub overlay: Option<[RawFd; 2]>,
+    /// The number under which a save writes, and that of what is there between saves; a read-only disk is not saved.
+    pub output: Option<[RawFd; 2]>,
     /// The socket on which further frontends arrive; none with `--fd`.
     pub listener: Option<RawFd>,
     /// The operator's channel; none without `--control-fd`.
@@ -30,18 +34,29 @@ impl HelperDescriptors {
     /// The base and, where there is one, the overlay.
     fn disk(&self) -> Vec<Value> {
         let base = Value::descriptor(self.base, "base");
-        let overlay = self.overlay.map(|number| Value::descriptor(number, "overlay"));
-        [base].into_iter().chain(overlay).collect()
+        let overlay = self.overlay.map(overlay_values);
+        [base].into_iter().chain(overlay.into_iter().flatten()).collect()
     }
 
-    /// What stays open to the end: the disk and, where there are any, the ways in for orders.
+    /// The disk, and the place of a save's output.
+    fn files(&self) -> Vec<Value> {
+        let output = self.output.map(|[output, _]| Value::descriptor(output, "output"));
+        self.disk().into_iter().chain(output).collect()
+    }
+
+    /// What stays open to the end: the disk and, where there are any, the place of a save's output and the ways in for orders.
     fn lasting(&self) -> Vec<Value> {
+        let nothing = self.output.map(|[_, nothing]| Value::descriptor(nothing, "nothing"));
+        let mut all = self.files();
+        all.extend(nothing);
+        all.extend(self.orders());
+        all
+    }
+
+    /// The ways in for orders.
+    fn orders(&self) -> Vec<Value> {
         let control = self.control.map(|number| Value::descriptor(number, "control"));
-        self.disk()
-            .into_iter()
-            .chain(control)
-            .chain(self.control_listener())
-            .collect()
+        control.into_iter().chain(self.control_listener()).collect()
     }
 
     /// The socket on which clients of the control channel arrive.
@@ -56,12 +71,24 @@ impl HelperDescriptors {
     }
 }
 
+/// The overlay's two files.
+fn overlay_values([first, second]: [RawFd; 2]) -> Vec<Value> {
+    vec![
+        Value::descriptor(first, "overlay"),
+        Value::descriptor(second, "spare overlay"),
+    ]
+}
+
 /// The filter that `blk-helper` serves under.
 #[must_use]
 pub fn helper_filter(descriptors: &HelperDescriptors) -> Filter {
     let rows = [
         disk_rows(descriptors),
         descriptors.overlay.map(overlay_rows).unwrap_or_default(),
+        descriptors
+            .output
+            .map(|output| save_rows(descriptors, output))
+            .unwrap_or_default(),
         ring_rows(descriptors),
         descriptors.listener.map(listener_rows).unwrap_or_default(),
         connection_rows(descriptors),
@@ -89,14 +116,43 @@ fn disk_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
 }
 
 /// Writing the overlay.
-fn overlay_rows(overlay: RawFd) -> Vec<Row> {
-    let overlay = || FD.is(Value::descriptor(overlay, "overlay"));
+fn overlay_rows(overlay: [RawFd; 2]) -> Vec<Row> {
+    let overlay = || FD.is_one_of(overlay_values(overlay));
     let mode = Argument::int(1, "mode");
+    let nothing = Argument::long(1, "length").is(Value::new(0, "0"));
+    let (bytes, flags) = (Argument::long(1, "buflen"), Argument::int(2, "flags"));
     table! {
-        allow: SYS_pwrite64 [overlay()] "guest writes; the overlay is the only file that is ever written";
+        allow: SYS_pwrite64 [overlay()] "guest writes; beside what a save writes, the overlay is the only file that is ever written";
         allow: SYS_pwritev [overlay()] "the same into an overlay in the clear, straight from several pieces of guest memory";
         allow: SYS_fallocate [overlay(), mode.is(named!(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))]
             "discard gives space back; allocating modes would defeat the quota";
+        allow: SYS_ftruncate [overlay(), nothing] "a reset turns to the spare file and empties the other";
+        allow: SYS_getrandom [bytes.is(Value::new(64, "64")), flags.is(Value::new(0, "0"))] "the new key after a reset";
+    }
+}
+
+/// Writing what is saved.
+fn save_rows(descriptors: &HelperDescriptors, [output, _]: [RawFd; 2]) -> Vec<Row> {
+    let place = || Value::descriptor(output, "output");
+    let base = || Value::descriptor(descriptors.base, "base");
+    let mode = Argument::int(1, "mode").is(named!(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE));
+    let share = Argument::int(1, "cmd").is(named!(FICLONE));
+    let whence = Argument::int(2, "whence").is_one_of(vec![named!(SEEK_DATA), named!(SEEK_HOLE)]);
+    let mut taken = descriptors.disk();
+    taken.extend(descriptors.orders());
+    let from = Argument::int(0, "oldfd").is_none_of(taken);
+    let to = Argument::int(1, "newfd").is(place());
+    let flags = Argument::int(2, "flags").is(named!(O_CLOEXEC));
+    let getfl = Argument::int(1, "cmd").is(named!(F_GETFL));
+    table! {
+        allow: SYS_dup3 [from, to, flags] "what the operator sent takes the reserved number, and leaves it; neither disk nor operator do";
+        allow: SYS_fcntl [getfl] "whether what the operator sent can be written, and where";
+        allow: SYS_pwrite64 [FD.is(place())] "what is saved";
+        allow: SYS_ftruncate [FD.is(place())] "its length; none when a save fails";
+        allow: SYS_fallocate [FD.is(place()), mode] "what the guest discarded is a hole there";
+        allow: SYS_ioctl [FD.is(place()), share, Argument::int(2, "src").is(base())] "it shares the base's blocks where the file system can";
+        allow: SYS_fsync [FD.is(place())] "a save that is done is on the medium";
+        allow: SYS_lseek [FD.is(base()), whence] "where the base has holes; nobody uses its position";
     }
 }
 
@@ -106,7 +162,7 @@ fn ring_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
         allow: SYS_epoll_wait [] "waits for kicks and messages; kicks are edge-triggered and never read";
         allow: SYS_epoll_ctl [] "a connection's descriptors come and go";
         allow: SYS_poll [] "asks whether a call eventfd or standard error takes a write without blocking";
-        allow: SYS_write [FD.is_none_of(descriptors.disk())]
+        allow: SYS_write [FD.is_none_of(descriptors.files())]
             "call eventfds, wake-ups between threads, standard error, the notify socket";
     }
 }
@@ -136,7 +192,7 @@ fn connection_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
         allow: SYS_ioctl [cmd.is(named!(FIONREAD))] "how much of a message has arrived";
         allow: SYS_fcntl [seals] "whether guest memory is sealed";
         allow: SYS_fcntl [cmd.is(named!(F_GETFD))] "debug builds of Rust make sure that what they close is open";
-        allow: SYS_fcntl [cmd.is(named!(F_DUPFD_CLOEXEC)), FD.is_none_of(descriptors.disk())]
+        allow: SYS_fcntl [cmd.is(named!(F_DUPFD_CLOEXEC)), FD.is_none_of(descriptors.files())]
             "a second handle of a connection: one to look at it, one for the message handling";
         allow: SYS_fstat [] "what kind of file a frontend sent, and how long it is; it takes no path";
         allow: SYS_fstatfs [] "guest memory lies on tmpfs or hugetlbfs, nowhere else; how much the overlay's file system has free";
@@ -165,7 +221,7 @@ fn memory_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
     let flags = Argument::long(3, "flags");
     let shared = flags.is(named!(MAP_SHARED | MAP_NORESERVE));
     let private = flags.is_with_optional(named!(MAP_PRIVATE | MAP_ANONYMOUS), named!(MAP_NORESERVE | MAP_STACK));
-    let no_disk: Condition = Argument::int(4, "fd").is_none_of(descriptors.disk());
+    let no_disk: Condition = Argument::int(4, "fd").is_none_of(descriptors.files());
     let advice = Argument::int(2, "advice");
     table! {
         allow: SYS_mmap [data(), shared, no_disk] "guest memory; never the disk, never code";
@@ -219,7 +275,8 @@ mod tests {
 
         let table = helper_filter(&HelperDescriptors {
             base: 3,
-            overlay: Some(4),
+            overlay: Some([4, 10]),
+            output: Some([8, 9]),
             listener: Some(5),
             control: Some(6),
             control_listener: Some(7),

@@ -241,7 +241,8 @@ fn live(twist: Twist) -> Result<Confined<Parts>, Failure> {
             }
             helper_filter(&HelperDescriptors {
                 base: parts.files.base.as_raw_fd(),
-                overlay: parts.files.overlay(),
+                overlay: parts.files.overlay().map(|number| [number; 2]),
+                output: None,
                 listener: None,
                 control: None,
                 control_listener: None,

@@ -39,7 +39,7 @@ fn what_a_guest_discards_the_host_has_again() {
     helper.terminate();
 }
 
-/// What the overlay takes on the host: found among the helper's descriptors by where it is, as it has no name.
+/// What the overlay's two files take on the host: found among the helper's descriptors by where they are, as they have no name.
 fn overlay_bytes(helper: &Helper, place: &Place) -> u64 {
     let dir = place.overlay_dir().canonicalize().expect("the place exists");
     let overlays: Vec<_> = fs::read_dir(helper.proc("fd"))
@@ -47,6 +47,7 @@ fn overlay_bytes(helper: &Helper, place: &Place) -> u64 {
         .map(|entry| entry.expect("root may look").path())
         .filter(|fd| fs::read_link(fd).expect("root may look").starts_with(&dir))
         .collect();
-    assert_eq!(overlays.len(), 1, "{overlays:?}");
-    fs::metadata(&overlays[0]).expect("root may look").blocks() * 512
+    assert_eq!(overlays.len(), 2, "one in use, one for the next reset: {overlays:?}");
+    let blocks = |overlay: &_| fs::metadata(overlay).expect("root may look").blocks();
+    overlays.iter().map(blocks).sum::<u64>() * 512
 }

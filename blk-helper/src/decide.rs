@@ -1,0 +1,121 @@
+//! What an operator decides about the disk: to save it, to make it pristine, to make it larger.
+//!
+//! Each is done, or refused with nothing changed, before the control thread goes on; what takes long is the saver's.
+
+use crate::cipher::CipherError;
+use crate::disk::Medium;
+use crate::overlay::{GrowError, Overlay};
+use crate::save::{SaveRefusal, Saver};
+use crate::service::Service;
+use log::info;
+use protocol::control::{Answer, Event, SaveRequest};
+use protocol::units::{Capacity, SectorCount};
+use std::os::fd::OwnedFd;
+use std::sync::PoisonError;
+use thiserror::Error;
+
+/// Why a decision is not carried out. Nothing has changed then.
+#[derive(Debug, Error)]
+pub(crate) enum Undecided {
+    #[error(transparent)]
+    Save(#[from] SaveRefusal),
+    #[error("no save is running")]
+    NoSave,
+    #[error("the disk is read-only: there is nothing to reset or to resize")]
+    ReadOnly,
+    #[error("busy: queue {0} is started; a disk is reset when no guest uses it")]
+    Started(usize),
+    #[error("busy: a save is running")]
+    Saving,
+    #[error("busy: what the last reset left is still being given back")]
+    NotReady,
+    #[error("cannot make a new key")]
+    Key(#[source] CipherError),
+    #[error("{0} bytes are not whole sectors of 512 bytes")]
+    Sectors(u64),
+    #[error("cannot resize the disk")]
+    Grow(#[source] GrowError),
+}
+
+impl Service {
+    /// Saves the disk as it is now.
+    ///
+    /// # Errors
+    /// [`Undecided`].
+    pub(crate) fn save(&self, request: SaveRequest, descriptors: Vec<OwnedFd>) -> Result<Answer, Undecided> {
+        let (overlay, saver) = self.burning().ok_or(SaveRefusal::ReadOnly)?;
+        let sent = descriptors.into_iter().next().ok_or(SaveRefusal::NoOutput)?;
+        saver.save(overlay, request, sent)?;
+        info!("a save began");
+        Ok(Answer::Saving)
+    }
+
+    /// Calls the save off.
+    ///
+    /// # Errors
+    /// [`Undecided::NoSave`].
+    pub(crate) fn cancel_save(&self) -> Result<Answer, Undecided> {
+        let called_off = self.burning().is_some_and(|(_, saver)| saver.call_off());
+        if called_off {
+            Ok(Answer::Cancelled)
+        } else {
+            Err(Undecided::NoSave)
+        }
+    }
+
+    /// Forgets all that the guest wrote.
+    ///
+    /// # Errors
+    /// [`Undecided`].
+    pub(crate) fn reset(&self) -> Result<Answer, Undecided> {
+        let (overlay, saver) = self.burning().ok_or(Undecided::ReadOnly)?;
+        let backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(queue) = backend.started_ring() {
+            return Err(Undecided::Started(queue));
+        }
+        if saver.is_running() {
+            return Err(Undecided::Saving);
+        }
+        if !overlay.can_reset() {
+            return Err(Undecided::NotReady);
+        }
+        if let Some(key) = self.key() {
+            key.renew().map_err(Undecided::Key)?;
+        }
+        // No ring is started, so no request is executed, and none begins while the backend is locked.
+        overlay.reset();
+        backend.forget_history();
+        saver.give_back();
+        self.events.emit(Event::Reset);
+        info!("the disk was reset");
+        Ok(Answer::Reset)
+    }
+
+    /// Makes the disk larger. Whoever is connected is yet to be told.
+    ///
+    /// # Errors
+    /// [`Undecided`].
+    pub(crate) fn resize(&self, bytes: u64) -> Result<Answer, Undecided> {
+        let (overlay, saver) = self.burning().ok_or(Undecided::ReadOnly)?;
+        let capacity = SectorCount::from_bytes(bytes)
+            .and_then(|_| Capacity::of_image(bytes))
+            .ok_or(Undecided::Sectors(bytes))?;
+        if saver.is_running() {
+            return Err(Undecided::Saving);
+        }
+        overlay.grow(capacity).map_err(Undecided::Grow)?;
+        let mut backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
+        backend.set_capacity(capacity);
+        self.events.emit(Event::Resized { disk_bytes: bytes });
+        info!("the disk has {bytes} bytes now");
+        Ok(Answer::Resized)
+    }
+
+    /// The overlay and its saver, if there is one.
+    fn burning(&self) -> Option<(&Overlay, &Saver)> {
+        match (self.disk().medium(), &self.saver) {
+            (Medium::Burning(overlay), Some(saver)) => Some((overlay, saver)),
+            (Medium::Burning(_) | Medium::ReadOnly(_), _) => None,
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! What an operator decides about a disk: saving it in both formats while its guest goes on, resetting it, resizing it.
+
+mod ends;
+mod formats;
+mod refused;
+mod reset;
+mod resize;
+mod support;
