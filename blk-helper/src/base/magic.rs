@@ -1,34 +1,9 @@
-//! Recognising what is *not* a raw image by the marks other formats carry.
-//!
-//! Only to refuse: nothing is ever opened, sized or interpreted by what is found here. Guests write the first sectors of
-//! their disks, so a mark proves nothing about a file, except that some other program may one day believe it.
+//! Whether a base carries the mark of another format ([`protocol::formats`] has them).
 
+use protocol::formats::{self, HEAD_BYTES};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-
-/// A format: its name, where its mark is, and the mark.
-type Mark = (&'static str, usize, &'static [u8]);
-
-/// The marks, from each format's specification or from QEMU's probing of it.
-const MARKS: [Mark; 13] = [
-    ("a qcow2 image", 0, b"QFI\xfb"),
-    ("a QED image", 0, b"QED\0"),
-    ("a VMDK image", 0, b"KDMV"),
-    ("a VMDK image", 0, b"COWD"),
-    ("a VMDK descriptor", 0, b"# Disk DescriptorFile"),
-    ("a VHDX image", 0, b"vhdxfile"),
-    ("a VHD image", 0, b"conectix"),
-    ("a VDI image", 64, b"\x7f\x10\xda\xbe"),
-    ("a Parallels image", 0, b"WithoutFreeSpace"),
-    ("a Parallels image", 0, b"WithouFreSpacExt"),
-    ("a Bochs image", 0, b"Bochs Virtual HD Image"),
-    ("a cloop image", 0, b"#!/bin/sh\n#V2.0 Format"),
-    ("a LUKS container", 0, b"LUKS\xba\xbe"),
-];
-
-/// Bytes from the start that hold every mark.
-const HEAD_BYTES: usize = 512;
 
 /// The format `file` looks like, if any.
 ///
@@ -43,10 +18,7 @@ pub(super) fn recognise(file: &File) -> io::Result<Option<&'static str>> {
             read => filled = filled.saturating_add(read),
         }
     }
-    let found = MARKS
-        .iter()
-        .find(|(_, offset, mark)| head.get(*offset..).is_some_and(|bytes| bytes.starts_with(mark)));
-    Ok(found.map(|(name, _, _)| *name))
+    Ok(formats::recognise(&head))
 }
 
 #[cfg(test)]
@@ -54,21 +26,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_mark_is_found_in_its_place_and_nowhere_else() {
-        for (name, offset, mark) in MARKS {
-            for shift in [0, 1] {
-                let file = tempfile::tempfile().unwrap();
-                file.write_all_at(mark, (offset + shift) as u64).unwrap();
-                let expected = (shift == 0).then_some(name);
-                assert_eq!(recognise(&file).unwrap(), expected, "{name} shifted by {shift}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_boot_sector_is_no_format() {
+    fn a_short_file_is_looked_at_as_far_as_it_goes() {
         let file = tempfile::tempfile().unwrap();
-        file.write_all_at(&[0x55, 0xaa], 510).unwrap();
+        file.write_all_at(b"conectix", 0).unwrap();
+        assert_eq!(recognise(&file).unwrap(), Some("a VHD image"));
+
+        file.set_len(4).unwrap();
         assert_eq!(recognise(&file).unwrap(), None);
     }
 }
