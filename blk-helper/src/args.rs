@@ -15,7 +15,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// Serve one disk to one virtual machine over vhost-user-blk. The disk begins with the contents of the base image.
-/// EVERYTHING THE GUEST WRITES IS LOST WHEN blk-helper EXITS, whatever the reason. There is no option to keep it.
+/// EVERYTHING THE GUEST WRITES IS LOST WHEN blk-helper EXITS, whatever the reason, unless
+/// its operator has it saved before (mayfly ctl, over --control-path; docs/control.md).
 ///
 /// Guest writes go to a nameless file (the overlay) that only this process can reach, encrypted under a key that ends with
 /// the process: what is left of it on the storage medium cannot be read later. The base is never written.

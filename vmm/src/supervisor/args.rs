@@ -4,7 +4,9 @@
 //! those come when both are known ([`super::settings`]).
 
 use super::end::Code;
+use super::fate::OnExit;
 use super::words::{Backing, Disk, Net, Size, User};
+use crate::ctl::args::Ctl;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 use std::ffi::OsString;
@@ -12,7 +14,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 /// Boot a virtual machine from disks that burn after use. EVERYTHING THE GUEST WRITES IS LOST WHEN THE RUN ENDS,
-/// whatever the reason. There is no option to keep it.
+/// whatever the reason, unless you have it saved or committed before (C-a s, mayfly ctl) or then (--on-exit).
 ///
 /// Each disk is served by a process of its own (blk-helper), which alone holds the image and the overlay; the guest runs in
 /// another (mayfly-vmm), which has no disk, no file and no terminal. Both confine themselves before the guest starts.
@@ -39,6 +41,8 @@ pub(crate) enum Command {
     /// Boot a guest; its serial console is this terminal (C-a h shows the keys, C-a x quits)
     #[command(after_help = after_help())]
     Run(Box<Run>),
+    /// Ask or tell a disk's helper something while it serves: status, statistics, save, commit, reset, limits
+    Ctl(Box<Ctl>),
     /// Make a raw image of a qcow2 image, in a confined process that opens nothing
     #[command(after_help = IMPORT_AFTER_HELP)]
     Import(Import),
@@ -97,7 +101,8 @@ pub(crate) struct Run {
 #[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
 pub(crate) struct Options {
     /// A raw image or block device that the guest sees as a disk and never changes; the first is /dev/vda. Options:
-    /// ro, overlay-dir=DIR, overlay-limit=SIZE, serial=ID, raw-anyway, no-encrypt. May be given more than once
+    /// ro, overlay-dir=DIR, overlay-limit=SIZE, serial=ID, raw-anyway, no-encrypt, control=SOCKET (where its helper takes
+    /// the orders of mayfly ctl). May be given more than once
     #[arg(long, value_name = "IMAGE[,OPTION...]")]
     pub(crate) disk: Vec<Disk>,
 
@@ -160,6 +165,16 @@ pub(crate) struct Options {
     /// Whom the processes become when started by root; never root [default: 65534:65534]
     #[arg(long, value_name = "UID[:GID]")]
     pub(crate) user: Option<User>,
+
+    /// What becomes of what the guest wrote when the run ends. burn: it is lost. commit: each disk becomes its new base, unless
+    /// the run failed. save=OUT: a new file; OUT may be a directory, and with several disks gets their names (OUT-vda). ask:
+    /// on the terminal [default: burn]
+    #[arg(long, value_name = "ask|burn|commit|save=OUT")]
+    pub(crate) on_exit: Option<OnExit>,
+
+    /// A guest that reboots finds its disks as they were at the start of the run. Not with qemu, where a reboot stays inside
+    #[arg(long)]
+    pub(crate) reset_on_reboot: bool,
 
     /// Show also what the processes say in normal operation, and what guests do wrong
     #[arg(short, long)]
@@ -257,6 +272,8 @@ impl Options {
             accel: self.accel.or(file.accel),
             import: self.import || file.import,
             user: self.user.or(file.user),
+            on_exit: self.on_exit.or(file.on_exit),
+            reset_on_reboot: self.reset_on_reboot || file.reset_on_reboot,
             verbose: self.verbose || file.verbose,
         }
     }
@@ -293,6 +310,8 @@ fn after_help() -> String {
          within a second of starting is stopped.\n\n\
          Without a terminal the console is standard input and output, byte for byte; the keys are a terminal's alone, \
          and the end of the input is only that.\n\n\
+         At the end the guest is gone first, then disks are saved or committed, then all that is left burns. C-c or another \
+         signal meanwhile calls that off, and what is not saved by then is lost.\n\n\
          Exit codes:\n",
     );
     for code in Code::ALL {

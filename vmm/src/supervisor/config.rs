@@ -1,6 +1,7 @@
 //! The configuration file: TOML, whose keys are the long options of `mayfly run`. Knows no option by name.
 
 use super::args::{DiskSource, Options};
+use super::fate::{Fate, OnExit};
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -52,9 +53,12 @@ impl Options {
                 DiskSource::Socket(path) => absolute(path),
                 DiskSource::Image(disk) => {
                     absolute(&mut disk.image);
-                    disk.overlay_dir.iter_mut().for_each(absolute);
+                    disk.overlay_dir.iter_mut().chain(&mut disk.control).for_each(absolute);
                 }
             }
+        }
+        if let Some(OnExit::Decided(Fate::Save(path))) = &mut self.on_exit {
+            absolute(path);
         }
         for path in [&mut self.kernel, &mut self.initrd, &mut self.overlay_dir] {
             path.iter_mut().for_each(absolute);
@@ -79,7 +83,7 @@ mod tests {
     fn keys_are_options_and_paths_start_from_the_file() {
         let (dir, options) = read_text(
             "kernel = 'vmlinuz'\ndisk = ['a.raw,overlay-dir=o', '/b.raw,ro']\ndisk-socket = ['s']\nmemory = '2G'\n\
-             cpus = 4\noverlay-limit = '1G'\nnet = ['tap=tap0']\naccel = 'qemu'\nuser = '1000'\nverbose = true\nimport = true\n",
+             on-exit = 'save=out'\ncpus = 4\noverlay-limit = '1G'\nnet = ['tap=tap0']\naccel = 'qemu'\nuser = '1000'\nverbose = true\nimport = true\n",
         );
         let options = options.unwrap();
 
@@ -91,6 +95,8 @@ mod tests {
         assert_eq!(a.overlay_dir, Some(dir.path().join("o")));
         assert_eq!((b.image.as_path(), b.read_only), (Path::new("/b.raw"), true));
         assert_eq!(*s, dir.path().join("s"));
+        let out = dir.path().join("out");
+        assert_eq!(options.on_exit, Some(OnExit::Decided(Fate::Save(out))));
         assert_eq!((options.cpus, options.verbose, options.net.len()), (Some(4), true, 1));
         assert!(options.import);
     }

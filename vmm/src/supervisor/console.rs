@@ -5,7 +5,7 @@
 //! the buffer is lost, as on a real line.
 
 use super::keys::{Action, Keys};
-use super::terminal::{self, Stream};
+use super::terminal::{self, Raw, Stream};
 use log::error;
 use nix::errno::Errno;
 use nix::unistd::{read, write};
@@ -43,6 +43,8 @@ pub(crate) struct Console {
     begun: bool,
     /// Whether the guest ever printed anything.
     spoken: bool,
+    /// The operator's answer to a question, as far as it is typed.
+    answer: Option<Vec<u8>>,
     /// Whether the cursor is at the beginning of a line, as far as the guest is concerned.
     line_begins: bool,
 }
@@ -97,6 +99,7 @@ impl Console {
             keys: terminal::is_there().then(Keys::default),
             begun: false,
             spoken: false,
+            answer: None,
             line_begins: true,
         }
     }
@@ -138,7 +141,8 @@ impl Console {
 
     /// Readable when there is input that can be used.
     pub(crate) fn input_event(&self) -> Option<BorrowedFd<'_>> {
-        let wanted = self.begun && (self.keys.is_some() || self.to_guest.is_empty());
+        let guest = self.begun && (self.keys.is_some() || self.to_guest.is_empty());
+        let wanted = guest || self.answer.is_some();
         let input = self.input.as_ref().filter(|_| wanted);
         input.map(AsFd::as_fd)
     }
@@ -151,13 +155,16 @@ impl Console {
 
     /// Readable when the guest printed something that can be passed on.
     pub(crate) fn printed_event(&self) -> Option<BorrowedFd<'_>> {
-        let pipe = self.printed.as_ref().filter(|_| self.to_output.is_empty());
+        let pipe = self
+            .printed
+            .as_ref()
+            .filter(|_| self.to_output.is_empty() && self.answer.is_none());
         pipe.map(AsFd::as_fd)
     }
 
     /// Writable when somebody takes what the guest printed.
     pub(crate) fn output_event(&self) -> Option<BorrowedFd<'_>> {
-        (!self.to_output.is_empty()).then(|| self.output.as_fd())
+        (!self.to_output.is_empty() && self.answer.is_none()).then(|| self.output.as_fd())
     }
 
     /// Reads what is typed; the keys that were for us.
@@ -175,6 +182,9 @@ impl Console {
             Err(_) => 0,
         };
         let bytes = piece.get(..count).unwrap_or_default();
+        if self.answer.is_some() {
+            return Ok(self.read_answer(bytes).into_iter().collect());
+        }
         let Some(keys) = &mut self.keys else {
             // The end of a pipe or file is only the end of the input.
             self.input.take_if(|_| count == 0);
@@ -193,6 +203,52 @@ impl Console {
             }
         }
         Ok(actions)
+    }
+
+    /// Asks the operator; false where there is nobody to ask. What was typed before is not the answer: a guest can make a
+    /// terminal type. The terminal is as shells have it until there is an answer ([`Action::Answer`]).
+    pub(crate) fn ask(&mut self, raw: Option<&Raw>, question: &str) -> bool {
+        if self.keys.is_none() || raw.is_some_and(|raw| raw.pause().is_err()) {
+            return false;
+        }
+        self.show(question);
+        terminal::discard_input();
+        self.answer = Some(Vec::new());
+        true
+    }
+
+    /// Whether the operator was asked and has not answered.
+    pub(crate) const fn is_asking(&self) -> bool {
+        self.answer.is_some()
+    }
+
+    /// The operator does not want to answer.
+    pub(crate) fn give_up_asking(&mut self) -> Option<Action> {
+        self.show("\n");
+        self.answer.take().map(|_| Action::Answer(String::new()))
+    }
+
+    /// A line as a terminal gives it, or the end of the input, which is no answer.
+    fn read_answer(&mut self, bytes: &[u8]) -> Option<Action> {
+        let answer = self.answer.as_mut()?;
+        let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        if answer.len() < TYPED_MAX {
+            answer.extend(line);
+        }
+        if line.len() == bytes.len() && !bytes.is_empty() {
+            return None;
+        }
+        let answer = self.answer.take()?;
+        Some(Action::Answer(String::from_utf8_lossy(&answer).into_owned()))
+    }
+
+    /// The guest is gone; the operator may still be asked.
+    pub(crate) fn end_guest(&mut self) {
+        self.begun = false;
+        self.answer = None;
+        self.typed = None;
+        self.printed = None;
+        self.to_output.clear();
     }
 
     /// Passes on what was typed. A VMM that is gone takes nothing; what was typed waits for the next one.

@@ -1,53 +1,44 @@
 //! The supervisor's end of a helper's control channel. Knows the messages ([`protocol::control`]), not what follows from them.
 //!
-//! Who asks a helper to take another frontend goes on listening to everything else ([`Control::event`]): it may take long. Who
-//! asks how it is waits for that, since it is an operator who wants to know.
+//! Who asks a helper to take another frontend, or to save, goes on listening to everything else ([`Control::event`]): it may take
+//! long. Who asks how it is waits for that, since it is an operator who wants to know.
 
+use crate::channel::{Channel, ChannelError, answer};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, recv, sendmsg, socketpair,
-};
-use protocol::control::{Answer, Command, MAX_BYTES, MessageError, Outcome, Reply, Request, Status};
-use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use protocol::control::{Answer, Command, Heard, Reply, Status};
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
-use thiserror::Error;
 
 /// How long helpers may take to say how they are, all together. They answer in microseconds unless they are stuck with their
 /// frontends, which they leave after 5 s; this is for the operator who waits, and a guess.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long a helper may take to accept another frontend. It first finishes what the last one asked for, and gives a slow disk
-/// 30 s for that: who gave up before would burn a disk that is only slow.
+/// How long a helper may take to accept another frontend, or to reset its disk. It first finishes what the last one asked for,
+/// and gives a slow disk 30 s for that: who gave up before would burn a disk that is only slow.
 pub(crate) const PATIENCE_TO_ATTACH: Duration = Duration::from_secs(40);
 
-/// Why there is no answer.
-#[derive(Debug, Error)]
-pub(crate) enum ControlError {
-    #[error("cannot reach the helper")]
-    Channel(#[source] Errno),
-    #[error("the helper closed its control channel")]
-    Closed,
-    #[error("the helper did not answer within {} s", .0.as_secs())]
-    Silent(Duration),
-    #[error("cannot understand the helper's answer")]
-    Message(#[source] MessageError),
-    #[error("the helper refused: {0}")]
-    Refused(String),
-    #[error("the helper answered something else")]
-    Other,
-}
+/// Packets of a helper's that are heard in a second. It has a handful to say; more is a flood. A guess.
+const A_SECOND: u32 = 100;
 
-/// What became of a frontend that was offered.
+/// Of those, what happened, for the operator to read.
+const NOTICES_A_SECOND: u32 = 5;
+
+/// How long that is.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What is kept of what a helper said while something else was waited for. It answers a question or two.
+const KEPT: usize = 16;
+
+/// What became of an order that was given: a frontend to take, a disk to reset.
 #[derive(Debug)]
-enum Offer {
-    /// The question of this number is not answered yet.
-    Open(u64),
-    /// The helper took the last one, or was never offered one.
-    Taken,
+enum Order {
+    /// The question of this number is not answered yet, and this is what the answer should be.
+    Open(u64, Answer),
+    /// The helper did it, or was never asked.
+    Done,
     /// It did not.
-    Failed(ControlError),
+    Failed(ChannelError),
 }
 
 /// A question, by its number.
@@ -57,9 +48,15 @@ pub(crate) struct Question(u64);
 /// A channel.
 #[derive(Debug)]
 pub(crate) struct Control {
-    socket: OwnedFd,
-    asked: u64,
-    offer: Offer,
+    channel: Channel,
+    order: Order,
+    kept: VecDeque<Heard>,
+    subscribed: bool,
+    /// It says nothing any more.
+    ended: bool,
+    second: Instant,
+    heard: u32,
+    notices: u32,
 }
 
 impl Control {
@@ -68,43 +65,66 @@ impl Control {
     /// # Errors
     /// There are no descriptors left.
     pub(crate) fn pair() -> Result<(Self, OwnedFd), Errno> {
-        let (socket, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        let (channel, theirs) = Channel::pair()?;
         let control = Self {
-            socket,
-            asked: 0,
-            offer: Offer::Taken,
+            channel,
+            order: Order::Done,
+            kept: VecDeque::new(),
+            subscribed: false,
+            ended: false,
+            second: Instant::now(),
+            heard: 0,
+            notices: 0,
         };
         Ok((control, theirs))
+    }
+
+    /// The channel itself, to ask for what takes long.
+    pub(crate) const fn channel(&mut self) -> &mut Channel {
+        &mut self.channel
+    }
+
+    /// Wants to hear what happens; does nothing the second time. The answer is nobody's.
+    ///
+    /// # Errors
+    /// The helper cannot be reached.
+    pub(crate) fn subscribe(&mut self) -> Result<(), ChannelError> {
+        if std::mem::replace(&mut self.subscribed, true) {
+            return Ok(());
+        }
+        self.channel.ask(Command::Events, None).map(drop)
     }
 
     /// Asks how the helper's disk is.
     ///
     /// # Errors
     /// The helper cannot be reached.
-    pub(crate) fn ask_status(&mut self) -> Result<Question, ControlError> {
-        self.ask(Command::Status, None)
+    pub(crate) fn ask_status(&mut self) -> Result<Question, ChannelError> {
+        self.channel.ask(Command::Status, None).map(Question)
     }
 
     /// The answer to that, if it comes by `end`.
     ///
     /// # Errors
-    /// [`ControlError`].
-    pub(crate) fn status(&mut self, question: Question, end: Instant) -> Result<Status, ControlError> {
+    /// [`ChannelError`].
+    pub(crate) fn status(&mut self, question: Question, end: Instant) -> Result<Status, ChannelError> {
         loop {
-            match self.receive()? {
-                Some(reply) if reply.id == Some(question.0) => {
-                    return if let Answer::Status(status) = answer(reply)? {
-                        Ok(*status)
-                    } else {
-                        Err(ControlError::Other)
+            match self.channel.hear()? {
+                Some(Heard::Reply(reply)) if reply.id == Some(question.0) => {
+                    let Answer::Status(status) = answer(reply)? else {
+                        return Err(ChannelError::Other);
                     };
+                    return Ok(*status);
                 }
-                Some(reply) => self.settle(reply),
-                None => self.wait(end),
+                Some(heard) => {
+                    let others = self.settle(heard).filter(|_| self.kept.len() < KEPT);
+                    self.kept.extend(others);
+                }
+                None => self.channel.wait(end),
             }
             // Also where there is always something to read: a helper that a guest has taken over may send without end.
             if Instant::now() >= end {
-                return Err(ControlError::Silent(PATIENCE));
+                return Err(ChannelError::Silent(PATIENCE));
             }
         }
     }
@@ -113,111 +133,115 @@ impl Control {
     ///
     /// # Errors
     /// The helper cannot be reached.
-    pub(crate) fn offer(&mut self, frontend: &OwnedFd) -> Result<(), ControlError> {
-        let Question(number) = self.ask(Command::Attach, Some(frontend))?;
-        self.offer = Offer::Open(number);
+    pub(crate) fn offer(&mut self, frontend: &OwnedFd) -> Result<(), ChannelError> {
+        let number = self.channel.ask(Command::Attach, Some(frontend.as_fd()))?;
+        self.order = Order::Open(number, Answer::Attached);
         Ok(())
     }
 
-    /// Readable when the helper may have answered an offer; nothing while none is open.
-    pub(crate) fn event(&self) -> Option<BorrowedFd<'_>> {
-        self.is_open().then(|| self.socket.as_fd())
-    }
-
-    /// Hears what the helper says to an offer, once.
-    pub(crate) fn hear(&mut self) {
-        match self.receive() {
-            Ok(None) => {}
-            Ok(Some(reply)) => self.settle(reply),
-            Err(error) => self.offer = Offer::Failed(error),
-        }
-    }
-
-    /// Whether an offer is not answered yet.
-    pub(crate) const fn is_open(&self) -> bool {
-        matches!(self.offer, Offer::Open(_))
-    }
-
-    /// What came of the offer, until now.
+    /// Lets the helper forget what the guest wrote.
     ///
     /// # Errors
-    /// [`ControlError`].
-    pub(crate) fn accepted(&mut self) -> Result<(), ControlError> {
-        match std::mem::replace(&mut self.offer, Offer::Taken) {
-            Offer::Taken => Ok(()),
-            Offer::Open(_) => Err(ControlError::Silent(PATIENCE_TO_ATTACH)),
-            Offer::Failed(error) => Err(error),
+    /// The helper cannot be reached.
+    pub(crate) fn reset(&mut self) -> Result<(), ChannelError> {
+        let number = self.channel.ask(Command::Reset, None)?;
+        self.order = Order::Open(number, Answer::Reset);
+        Ok(())
+    }
+
+    /// Readable when the helper may have said something that may be heard.
+    pub(crate) fn event(&self) -> Option<BorrowedFd<'_>> {
+        (!self.ended && self.wait().is_none()).then(|| self.channel.as_fd())
+    }
+
+    /// How long nothing may be heard.
+    pub(crate) fn wait(&self) -> Option<Duration> {
+        let left = SECOND.saturating_sub(self.second.elapsed());
+        (!self.ended && self.heard >= A_SECOND && !left.is_zero()).then_some(left)
+    }
+
+    /// Hears what the helper says, once; what is neither an answer to an order nor nonsense is given back.
+    pub(crate) fn hear(&mut self) -> Option<Heard> {
+        if self.second.elapsed() >= SECOND {
+            self.second = Instant::now();
+            self.heard = 0;
+            self.notices = 0;
         }
-    }
-
-    fn ask(&mut self, command: Command, descriptor: Option<&OwnedFd>) -> Result<Question, ControlError> {
-        self.asked = self.asked.wrapping_add(1);
-        let packet = Request::new(self.asked, command).encode();
-        let numbers: Vec<_> = descriptor.iter().map(|fd| fd.as_raw_fd()).collect();
-        let rights = [ControlMessage::ScmRights(&numbers)];
-        let beside = if numbers.is_empty() { &[][..] } else { &rights[..] };
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        sendmsg::<UnixAddr>(self.socket.as_raw_fd(), &[IoSlice::new(&packet)], beside, flags, None)
-            .map_err(ControlError::Channel)?;
-        Ok(Question(self.asked))
-    }
-
-    /// Takes a reply to an offer. One to a question that was given up on has nobody who wants it.
-    fn settle(&mut self, reply: Reply) {
-        match self.offer {
-            Offer::Open(number) if reply.id == Some(number) => {
-                self.offer = match answer(reply) {
-                    Ok(Answer::Attached) => Offer::Taken,
-                    Ok(_) => Offer::Failed(ControlError::Other),
-                    Err(error) => Offer::Failed(error),
-                };
+        self.heard = self.heard.saturating_add(1);
+        match self.channel.hear() {
+            Ok(Some(Heard::Notice(notice))) => {
+                self.notices = self.notices.saturating_add(1);
+                (self.notices <= NOTICES_A_SECOND).then_some(Heard::Notice(notice))
             }
-            Offer::Open(_) | Offer::Taken | Offer::Failed(_) => {}
-        }
-    }
-
-    /// The next reply, whatever it answers, if there is one.
-    fn receive(&self) -> Result<Option<Reply>, ControlError> {
-        // One byte more than there may be, so that a message which is too long shows.
-        let mut packet = [0; MAX_BYTES + 1];
-        match recv(self.socket.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT) {
-            Ok(0) => Err(ControlError::Closed),
-            Ok(count) => {
-                let reply = Reply::decode(packet.get(..count).unwrap_or_default());
-                reply.map(Some).map_err(ControlError::Message)
+            Ok(heard) => self.settle(heard?),
+            Err(error) => {
+                self.ended = true;
+                if self.is_open() {
+                    self.order = Order::Failed(error);
+                }
+                None
             }
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
-            Err(errno) => Err(ControlError::Channel(errno)),
         }
     }
 
-    /// Waits until there is something to receive, or `end`.
-    fn wait(&self, end: Instant) {
-        let left = end.saturating_duration_since(Instant::now());
-        let mut event = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-        let limit = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        // However it ends, the next look tells why.
-        let _ = poll(&mut event, limit);
+    /// What was heard while something else was waited for.
+    pub(crate) fn kept(&mut self) -> Option<Heard> {
+        self.kept.pop_front()
+    }
+
+    /// Whether the helper says nothing any more.
+    pub(crate) const fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether an order is not answered yet.
+    pub(crate) const fn is_open(&self) -> bool {
+        matches!(self.order, Order::Open(..))
+    }
+
+    /// What came of the order, until now.
+    ///
+    /// # Errors
+    /// [`ChannelError`].
+    pub(crate) fn accepted(&mut self) -> Result<(), ChannelError> {
+        match std::mem::replace(&mut self.order, Order::Done) {
+            Order::Done => Ok(()),
+            Order::Open(..) => Err(ChannelError::Silent(PATIENCE_TO_ATTACH)),
+            Order::Failed(error) => Err(error),
+        }
+    }
+
+    /// Takes a reply to an order; gives back what is none.
+    fn settle(&mut self, heard: Heard) -> Option<Heard> {
+        match (heard, &self.order) {
+            (Heard::Reply(reply), Order::Open(number, wanted)) if reply.id == Some(*number) => {
+                self.order = settled(reply, wanted);
+                None
+            }
+            (heard, _) => Some(heard),
+        }
     }
 }
 
-fn answer(reply: Reply) -> Result<Answer, ControlError> {
-    match reply.outcome {
-        Outcome::Ok(answer) => Ok(answer),
-        Outcome::Error(text) => Err(ControlError::Refused(text)),
+fn settled(reply: Reply, wanted: &Answer) -> Order {
+    match answer(reply) {
+        Ok(answer) if answer == *wanted => Order::Done,
+        Ok(_) => Order::Failed(ChannelError::Other),
+        Err(error) => Order::Failed(error),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::sys::socket::send;
+    use nix::sys::socket::{MsgFlags, send};
+    use std::os::fd::AsRawFd;
 
     fn say(theirs: &OwnedFd, reply: &Reply) {
         send(theirs.as_raw_fd(), &reply.encode(), MsgFlags::empty()).unwrap();
     }
 
-    fn status(control: &mut Control) -> Result<Status, ControlError> {
+    fn status(control: &mut Control) -> Result<Status, ChannelError> {
         let question = control.ask_status()?;
         control.status(question, Instant::now() + PATIENCE)
     }
@@ -225,16 +249,16 @@ mod tests {
     #[test]
     fn an_answer_that_comes_too_late_is_not_taken_for_the_next() {
         let (mut control, theirs) = Control::pair().unwrap();
-        control.asked = 1;
+        control.subscribe().unwrap();
         control.offer(&theirs).unwrap();
 
         say(&theirs, &Reply::error(Some(1), "late"));
         control.hear();
-        assert!(control.is_open() && control.event().is_some());
+        assert!(control.is_open());
 
         say(&theirs, &Reply::ok(2, Answer::Attached));
         control.hear();
-        assert!(!control.is_open() && control.event().is_none());
+        assert!(!control.is_open());
         control.accepted().unwrap();
     }
 
@@ -245,9 +269,9 @@ mod tests {
         say(&theirs, &Reply::error(Some(1), "busy"));
         say(&theirs, &Reply::error(Some(2), "no"));
 
-        assert!(matches!(status(&mut control), Err(ControlError::Refused(text)) if text == "no"));
+        assert!(matches!(status(&mut control), Err(ChannelError::Refused(text)) if text == "no"));
 
-        assert!(matches!(control.accepted(), Err(ControlError::Refused(text)) if text == "busy"));
+        assert!(matches!(control.accepted(), Err(ChannelError::Refused(text)) if text == "busy"));
     }
 
     #[test]
@@ -258,7 +282,7 @@ mod tests {
         control.hear();
         assert!(matches!(
             control.accepted(),
-            Err(ControlError::Silent(PATIENCE_TO_ATTACH))
+            Err(ChannelError::Silent(PATIENCE_TO_ATTACH))
         ));
 
         control.offer(&frontend).unwrap();
@@ -267,7 +291,7 @@ mod tests {
         assert!(!control.is_open());
         assert!(matches!(
             control.accepted(),
-            Err(ControlError::Channel(_) | ControlError::Closed)
+            Err(ChannelError::Unreachable(_) | ChannelError::Closed)
         ));
     }
 
@@ -284,7 +308,7 @@ mod tests {
 
         let outcome = status(&mut control);
 
-        assert!(matches!(outcome, Err(ControlError::Silent(PATIENCE))), "{outcome:?}");
+        assert!(matches!(outcome, Err(ChannelError::Silent(PATIENCE))), "{outcome:?}");
         assert!(begun.elapsed() < PATIENCE * 3);
         drop(control);
         floods.into_iter().for_each(|flood| flood.join().unwrap());
@@ -295,16 +319,16 @@ mod tests {
         let (mut control, theirs) = Control::pair().unwrap();
 
         say(&theirs, &Reply::error(Some(1), "busy"));
-        assert!(matches!(status(&mut control), Err(ControlError::Refused(text)) if text == "busy"));
+        assert!(matches!(status(&mut control), Err(ChannelError::Refused(text)) if text == "busy"));
         say(&theirs, &Reply::ok(2, Answer::Attached));
-        assert!(matches!(status(&mut control), Err(ControlError::Other)));
+        assert!(matches!(status(&mut control), Err(ChannelError::Other)));
         send(theirs.as_raw_fd(), b"{", MsgFlags::empty()).unwrap();
-        assert!(matches!(status(&mut control), Err(ControlError::Message(_))));
-        assert!(matches!(status(&mut control), Err(ControlError::Silent(PATIENCE))));
+        assert!(matches!(status(&mut control), Err(ChannelError::Message(_))));
+        assert!(matches!(status(&mut control), Err(ChannelError::Silent(PATIENCE))));
         drop(theirs);
         assert!(matches!(
             status(&mut control),
-            Err(ControlError::Channel(_) | ControlError::Closed)
+            Err(ChannelError::Unreachable(_) | ChannelError::Closed)
         ));
     }
 }

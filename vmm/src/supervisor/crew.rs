@@ -3,11 +3,12 @@
 
 use super::child::{Child, unblock};
 use super::console::Console;
-use super::control::{Control, ControlError};
+use super::control::Control;
 use super::host::Engine;
 use super::kit::{Kit, KitError, open_image};
 use super::plan::{Backend, Job, Plan, Role};
 use super::spawn::{SpawnError, spawn};
+use crate::channel::ChannelError;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, socket, socketpair};
@@ -33,16 +34,23 @@ pub(crate) enum CrewError {
         #[source]
         source: io::Error,
     },
-    #[error("cannot connect a new VMM to the helper of disk {disk}")]
+    #[error("the helper of disk {disk} is not ready for the guest's next boot")]
     Attach {
         disk: String,
         #[source]
-        source: ControlError,
+        source: ChannelError,
     },
     #[error("cannot open /dev/kvm")]
     Kvm(#[source] io::Error),
     #[error("cannot prepare what a process shall inherit")]
     Descriptor(#[source] io::Error),
+}
+
+impl CrewError {
+    /// Whether a helper would do later what it does not do now.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(self, Self::Attach { source: ChannelError::Refused(why), .. } if why.starts_with("busy"))
+    }
 }
 
 impl From<Errno> for CrewError {
@@ -111,19 +119,35 @@ impl Crew {
                 (Backend::Socket(path), _) => connect(&disk.name, path),
                 (Backend::Helper { .. }, None) => Err(CrewError::Attach {
                     disk: disk.name.clone(),
-                    source: ControlError::Closed,
+                    source: ChannelError::Closed,
                 }),
             })
             .collect()
     }
 
-    /// Whether a helper has not yet said whether it accepts its new connection.
+    /// Lets the helpers forget what the guest wrote; they have still to do so ([`Self::accepted`]).
+    ///
+    /// # Errors
+    /// [`CrewError`].
+    pub(crate) fn reset(&mut self, plan: &Plan) -> Result<(), CrewError> {
+        for (disk, helper) in plan.disks.iter().zip(&mut self.helpers) {
+            if let Some(helper) = helper.as_mut().filter(|_| disk.is_overlaid) {
+                helper.control.reset().map_err(|source| CrewError::Attach {
+                    disk: disk.name.clone(),
+                    source,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a helper has not yet said whether it did what it was asked to.
     pub(crate) fn is_asked(&self) -> bool {
         let mut helpers = self.helpers.iter().flatten();
         helpers.any(|helper| helper.control.is_open())
     }
 
-    /// Whether the helpers have accepted their new connections.
+    /// Whether the helpers did what they were asked to.
     ///
     /// # Errors
     /// One did not.
@@ -137,6 +161,14 @@ impl Crew {
             }
         }
         Ok(())
+    }
+
+    /// Wants to hear from every helper what happens, once each.
+    pub(crate) fn subscribe(&mut self) {
+        for helper in self.helpers.iter_mut().flatten() {
+            // One that cannot be told is one that ended, which shows.
+            let _ = helper.control.subscribe();
+        }
     }
 
     /// Starts a VMM on these connections, and connects the console to it.

@@ -2,6 +2,7 @@
 
 use crate::contract::MachineExit;
 use crate::contract::import::ImportExit;
+use crate::signals;
 use nix::sys::signal::Signal;
 use protocol::launch::ExitCode;
 use std::fmt;
@@ -32,6 +33,8 @@ protocol::exit_codes! {
         GuestCrashed = 13 => "the guest's processor gave up (a triple fault)",
         /// The guest did nothing but reboot.
         RebootLoop = 14 => "the guest rebooted 10 times in a row within a second of starting",
+        /// The decision at the end could not be carried out.
+        NotKept = 17 => "the run went well, but a disk was not saved or committed as wanted",
         /// An image was not imported, for what it is.
         ImageRefused = 20 => "an image was not imported: what it is, or needs, is not supported, or it is damaged",
     }
@@ -67,9 +70,9 @@ impl End {
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::PoweredOff | Self::Quit => Code::Done.number(),
-            Self::Told(signal) => told(*signal),
-            Self::TerminalGone => told(Signal::SIGHUP),
-            Self::OutputGone => told(Signal::SIGPIPE),
+            Self::Told(signal) => signals::code(*signal),
+            Self::TerminalGone => signals::code(Signal::SIGHUP),
+            Self::OutputGone => signals::code(Signal::SIGPIPE),
             Self::HelperEnded { .. } | Self::DiskGone => Code::DiskLost.number(),
             Self::MachineEnded { .. } => Code::RunFailed.number(),
             Self::GuestCrashed => Code::GuestCrashed.number(),
@@ -119,13 +122,6 @@ impl fmt::Display for End {
             ),
         }
     }
-}
-
-/// The code of somebody whom a signal ended, as shells have it.
-pub(crate) fn told(signal: Signal) -> u8 {
-    #[expect(clippy::as_conversions, reason = "the discriminants are the numbers")]
-    let number = signal as i32;
-    u8::try_from(number).map_or(u8::MAX, |number| number.saturating_add(128))
 }
 
 /// How a helper ended, in words.

@@ -6,7 +6,7 @@
 use super::child::Child;
 use super::console::Console;
 use super::crew::Crew;
-use super::signals::Signals;
+use crate::signals::Signals;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -90,8 +90,9 @@ pub(crate) fn wait(signals: &Signals, crew: &Crew, console: &Console, limit: Dur
 
 /// Not longer than until a process that said too much may be heard again.
 fn timeout(crew: &Crew, limit: Duration) -> PollTimeout {
-    let waits = crew.processes().filter_map(|child| child.log().wait());
-    let shortest = waits.fold(limit, Duration::min);
+    let logs = crew.processes().filter_map(|child| child.log().wait());
+    let controls = crew.helpers.iter().flatten().filter_map(|helper| helper.control.wait());
+    let shortest = logs.chain(controls).fold(limit, Duration::min);
     // Rounded up: a wait of less than a millisecond would be none, over and over.
     PollTimeout::try_from(shortest.saturating_add(Duration::from_millis(1))).unwrap_or(PollTimeout::MAX)
 }

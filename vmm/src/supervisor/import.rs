@@ -6,17 +6,16 @@
 
 pub(crate) mod cache;
 mod output;
-mod progress;
 mod worker;
 
 use self::output::{Output, OutputError};
 use self::worker::{Opened, Order, WorkerError};
 use super::args;
-use super::end::{Code, told};
+use super::end::Code;
 use super::kit::{KitError, open_image};
-use super::signals::Signals;
 use super::words::User;
 use crate::contract::import::{Format, IMAGES_MAX};
+use crate::signals::{self, Signals};
 use crate::sys;
 use log::info;
 use nix::errno::Errno;
@@ -77,7 +76,7 @@ impl ImportError {
             Self::ManyFiles | Self::NoName(_) => Code::Usage.number(),
             Self::NotQcow2(_) => Code::ImageRefused.number(),
             Self::Worker { source, .. } => match source {
-                WorkerError::Told(signal) => told(*signal),
+                WorkerError::Told(signal) => signals::code(*signal),
                 WorkerError::Refused(_) => Code::ImageRefused.number(),
                 WorkerError::Ended(_) | WorkerError::Nonsense | WorkerError::Stalled => Code::RunFailed.number(),
                 WorkerError::Spawn(_) | WorkerError::Failed(_) | WorkerError::System { .. } => {

@@ -1,7 +1,7 @@
 //! The keys that are for the supervisor and not for the guest, as QEMU has them: C-a, then one more. Pure.
 
 /// What the keys ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// C-a x.
     Quit,
@@ -11,6 +11,8 @@ pub(crate) enum Action {
     Help,
     /// C-a s.
     Save,
+    /// What was answered to a question.
+    Answer(String),
 }
 
 /// C-a.
@@ -18,9 +20,9 @@ const ESCAPE: u8 = 1;
 
 /// What C-a h shows.
 pub(crate) const HELP: &str = "C-a h  this help\n\
-                               C-a x  quit; what the guest wrote is burnt\n\
+                               C-a x  quit; what the guest wrote is burnt, or kept as --on-exit says\n\
                                C-a c  status: processes, and how full the overlays are\n\
-                               C-a s  save (not there yet)\n\
+                               C-a s  save a disk to a new file, or make it the new base; or call that off\n\
                                C-a C-a  send C-a to the guest\n";
 
 /// Whether C-a was pressed last.

@@ -2,7 +2,7 @@
 //!
 //! Reading order. What is wanted: `args` and `config` (in `words`) → `settings`, and what the host has (`host`) →
 //! `plan` (with `qemu` as the other VMM). How it is done: `kit` and `tap` open, `spawn` starts, `crew` connects,
-//! `run` is the life, `events` what it waits for. A process: `child`, with `relay` for what it logs, `reports` for what
+//! `run` is the life, `events` what it waits for, `keeper` and `fate` what becomes of a disk. A process: `child`, with `relay` for what it logs, `reports` for what
 //! it says at READY, and `control` for what a helper is asked. The operator: `terminal`, `console`, `keys`, `status`.
 //! How it ends: `end`. Before a run, or without one: `import`.
 //!
@@ -18,8 +18,10 @@ mod control;
 mod crew;
 mod end;
 mod events;
+mod fate;
 mod host;
 mod import;
+mod keeper;
 mod keys;
 mod kit;
 mod plan;
@@ -28,26 +30,27 @@ mod relay;
 mod reports;
 mod run;
 mod settings;
-mod signals;
 mod spawn;
 mod status;
 mod tap;
 mod terminal;
-mod words;
+pub(crate) mod words;
 
 use self::args::{Cli, Command, DiskSource};
 use self::config::ConfigError;
 use self::end::Code;
+use self::fate::{Fate, OnExit};
 use self::host::{Host, HostError};
 use self::import::ImportError;
+use self::keeper::KeepError;
 use self::kit::{Kit, KitError, open_image};
 use self::plan::{Facts, Plan, Programs};
 use self::reports::Reports;
-use self::run::{Run, RunError};
+use self::run::{Outcome, Run, RunError};
 use self::settings::{Settings, SettingsError};
-use self::signals::Signals;
 use crate::contract::Mac;
-use crate::sys;
+use crate::signals::{self, Signals};
+use crate::{ctl, sys};
 use log::{error, info, warn};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
@@ -79,6 +82,8 @@ enum StartError {
         #[source]
         source: io::Error,
     },
+    #[error("{0}")]
+    Decision(String),
     #[error("cannot take over the signals")]
     Signals(#[source] Errno),
     #[error("cannot {doing}")]
@@ -93,7 +98,7 @@ impl StartError {
     /// What `exit` gets.
     fn code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Settings(_) => Code::Usage.number(),
+            Self::Config(_) | Self::Settings(_) | Self::Decision(_) => Code::Usage.number(),
             Self::Host(_) | Self::Kit(_) | Self::Report { .. } | Self::Signals(_) | Self::System { .. } => {
                 Code::CannotStart.number()
             }
@@ -113,7 +118,7 @@ pub fn main() -> u8 {
     let verbose = match &cli.command {
         Some(Command::Run(run)) => run.options.verbose,
         Some(Command::Import(import)) => import.verbose,
-        None => false,
+        Some(Command::Ctl(_)) | None => false,
     };
     logging::start("mayfly", &["vmm", "policy"], verbose);
     std::panic::set_hook(Box::new(|panic| {
@@ -130,6 +135,7 @@ pub fn main() -> u8 {
                 let done = import::run(&import, &programs()?.import)?;
                 Ok(done.number())
             }
+            Some(Command::Ctl(ctl)) => Ok(ctl::main(*ctl)),
             None => programs().map(|programs| check::run(&programs).number()),
         });
     outcome.unwrap_or_else(|error| {
@@ -171,18 +177,54 @@ fn start(run: args::Run) -> Result<u8, StartError> {
         let printed = write!(io::stdout(), "{plan}");
         return printed.map(|()| Code::Done.number()).map_err(failed("print the plan"));
     }
+    check_decision(&settings, &plan)?;
     let kit = Kit::open(&settings, engine, facts.root, taps)?;
     // Before signals are only heard by who waits for them: it may be a FIFO, which waits for a reader.
     let reports = run.report.as_deref().map(reports).transpose()?;
     let signals = Signals::take().map_err(StartError::Signals)?;
     info!("{}", introduction(&settings, &plan));
-    let end = Run::new(&plan, kit, signals, reports, settings.verbose).go()?;
+    let Outcome { end, is_kept } = Run::new(&plan, kit, signals, reports, &settings).go()?;
     if end.is_wanted() {
         info!("{end}; the disks are burnt");
     } else {
         error!("{end}; the disks are burnt");
     }
-    Ok(end.code())
+    Ok(if end.is_wanted() && !is_kept {
+        Code::NotKept.number()
+    } else {
+        end.code()
+    })
+}
+
+/// Refuses at the start what the end could not do.
+fn check_decision(settings: &Settings, plan: &Plan) -> Result<(), StartError> {
+    let refused = |why: String| Err(StartError::Decision(why));
+    match &settings.on_exit {
+        OnExit::Ask if !terminal::is_there() => {
+            return refused("--on-exit ask needs a terminal: say burn, commit or save=OUT".into());
+        }
+        OnExit::Decided(fate @ Fate::Save(_)) => {
+            let disks: Vec<_> = plan.disks.iter().filter(|disk| disk.is_overlaid).collect();
+            for disk in &disks {
+                if let Fate::Save(out) = fate.of_disk(&disk.device, disks.len(), Path::is_dir)
+                    && out.symlink_metadata().is_ok()
+                {
+                    let out = out.display();
+                    return refused(format!(
+                        "{out} is there already, and nothing is ever overwritten (--on-exit)"
+                    ));
+                }
+            }
+        }
+        OnExit::Decided(Fate::Commit) if plan.disks.iter().any(|disk| disk.is_imported) => {
+            return refused(chain(&KeepError::Imported));
+        }
+        OnExit::Ask | OnExit::Decided(_) => {}
+    }
+    if settings.reset_on_reboot && plan.engine == host::Engine::Qemu {
+        return refused("with QEMU a reboot stays inside it, so --reset-on-reboot needs KVM".into());
+    }
+    Ok(())
 }
 
 fn reports(path: &Path) -> Result<Reports, StartError> {

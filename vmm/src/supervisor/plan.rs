@@ -68,6 +68,14 @@ pub(crate) struct Job {
 pub(crate) struct PlannedDisk {
     /// "vda (debian.raw)".
     pub(crate) name: String,
+    /// "vda".
+    pub(crate) device: String,
+    /// Whether a helper of ours keeps what the guest writes to it.
+    pub(crate) is_overlaid: bool,
+    /// Whether its image is one that was imported, and kept for other runs.
+    pub(crate) is_imported: bool,
+    /// Where its helper takes orders, besides from us.
+    pub(crate) control: Option<PathBuf>,
     pub(crate) backend: Backend,
 }
 
@@ -158,23 +166,32 @@ impl Plan {
 fn planned_disk(index: usize, source: &DiskSource, settings: &Settings, facts: &Facts) -> PlannedDisk {
     // There are fewer disks than letters: `Settings` has seen to that.
     let letter = ('a'..='z').nth(index).unwrap_or('?');
+    let device = format!("vd{letter}");
     let named = |path: &Path| {
         let file = path
             .file_name()
             .map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy());
-        format!("vd{letter} ({file})")
+        format!("{device} ({file})")
     };
     match source {
         DiskSource::Socket(path) => PlannedDisk {
             name: named(path),
+            device,
+            is_overlaid: false,
+            is_imported: false,
+            control: None,
             backend: Backend::Socket(path.clone()),
         },
         DiskSource::Image(disk) => {
             let name = named(disk.imported_from.as_ref().unwrap_or(&disk.image));
-            let serial = disk.serial.clone().unwrap_or_else(|| format!("mayfly-vd{letter}"));
+            let serial = disk.serial.clone().unwrap_or_else(|| format!("mayfly-{device}"));
             let job = helper(index, &name, &serial, disk, settings, facts);
             PlannedDisk {
                 name,
+                device,
+                is_overlaid: !disk.read_only,
+                is_imported: disk.imported_from.is_some(),
+                control: disk.control.clone(),
                 backend: Backend::Helper {
                     image: disk.image.clone(),
                     job,
@@ -210,6 +227,11 @@ fn helper(index: usize, name: &str, serial: &str, disk: &Disk, settings: &Settin
         if let Some(limit) = disk.overlay_limit.or(settings.overlay_limit) {
             args.push(format!("--overlay-limit={}", limit.0).into());
         }
+    }
+    if let Some(path) = &disk.control {
+        let mut option = OsString::from("--control-path=");
+        option.push(path);
+        args.push(option);
     }
     let switches = [
         (disk.raw_anyway, "--raw-anyway"),

@@ -9,23 +9,31 @@
 //! What happens comes from [`super::events`], one thing at a time, and [`react`] deals with it; here is what follows in the large.
 
 mod again;
+mod ask;
+mod bury;
+mod decide;
+mod keep;
 mod react;
+mod ready;
 
-use super::child::Child;
+use self::ask::Asked;
 use super::console::Console;
 use super::crew::{Crew, CrewError};
-use super::end::{Code, End, helper_ended, machine_ended, qemu_ended};
+use super::end::{Code, End, machine_ended, qemu_ended};
 use super::events::wait;
+use super::fate::OnExit;
 use super::host::Engine;
+use super::keeper::Keeping;
 use super::kit::Kit;
 use super::plan::Plan;
 use super::reports::Reports;
-use super::signals::Signals;
+use super::settings::Settings;
 use super::terminal::{Raw, discard_input};
 use crate::contract::MachineExit;
+use crate::progress::Progress;
+use crate::signals::Signals;
 use log::{info, warn};
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
 use std::io;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -101,6 +109,25 @@ pub(crate) struct Run<'a> {
     fast_reboots: u32,
     /// How the VMM ended, and when that was seen.
     gone: Option<(ExitStatus, Instant)>,
+    on_exit: OnExit,
+    reset_on_reboot: bool,
+    /// The disk that is being saved or committed.
+    keeping: Option<Keeping>,
+    progress: Option<Progress>,
+    /// Whether the last one that was is kept.
+    kept: Option<bool>,
+    /// What the operator was asked while the guest runs, and the answer to what was asked at its end.
+    asked: Option<Asked>,
+    answer: Option<String>,
+    /// Whether the decision at the end was called off.
+    is_called_off: bool,
+}
+
+/// How a run ended, and whether disks that were to be kept then are.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) end: End,
+    pub(crate) is_kept: bool,
 }
 
 /// What ended a wait.
@@ -115,7 +142,13 @@ enum Waited {
 
 impl<'a> Run<'a> {
     /// A run that has not begun.
-    pub(crate) fn new(plan: &'a Plan, kit: Kit, signals: Signals, reports: Option<Reports>, verbose: bool) -> Self {
+    pub(crate) fn new(
+        plan: &'a Plan,
+        kit: Kit,
+        signals: Signals,
+        reports: Option<Reports>,
+        settings: &Settings,
+    ) -> Self {
         Self {
             plan,
             kit,
@@ -124,11 +157,19 @@ impl<'a> Run<'a> {
             console: Console::new(),
             raw: None,
             reports,
-            verbose,
+            verbose: settings.verbose,
             began: Instant::now(),
             reboots: 0,
             fast_reboots: 0,
             gone: None,
+            on_exit: settings.on_exit.clone(),
+            reset_on_reboot: settings.reset_on_reboot,
+            keeping: None,
+            progress: None,
+            kept: None,
+            asked: None,
+            answer: None,
+            is_called_off: false,
         }
     }
 
@@ -136,15 +177,18 @@ impl<'a> Run<'a> {
     ///
     /// # Errors
     /// [`RunError`].
-    pub(crate) fn go(mut self) -> Result<End, RunError> {
+    pub(crate) fn go(mut self) -> Result<Outcome, RunError> {
         let end = self.live();
+        let was_raw = self.raw.is_some();
+        let is_kept = self.decide(end.as_ref());
         self.console.close();
-        let was_raw = self.raw.take().is_some();
+        self.raw = None;
         self.bury();
+        self.remove_sockets();
         if was_raw {
             discard_input();
         }
-        end
+        end.map(|end| Outcome { end, is_kept })
     }
 
     fn live(&mut self) -> Result<End, RunError> {
@@ -171,72 +215,6 @@ impl<'a> Run<'a> {
                 Ok(connections) => connections,
                 Err(end) => return Ok(end),
             };
-        }
-    }
-
-    /// Waits until every process is ready.
-    fn until_ready(&mut self) -> Result<Option<End>, RunError> {
-        let ready = |run: &Self| run.crew.processes().all(|child| child.is_ready() == Some(true));
-        let failed = |run: &Self| run.crew.processes().any(Child::has_failed);
-        match self.wait_for(START, |run| ready(run) || failed(run))? {
-            Waited::Done if !failed(self) => self.tell_reports().map(|()| None),
-            Waited::Done => {
-                // Standard output was closed: the exit code comes with the end.
-                self.wait_for(SHOWS, |run| run.crew.processes().any(|child| child.ended().is_some()))?;
-                self.blame().map(Some)
-            }
-            Waited::TooLong | Waited::End(End::HelperEnded { .. }) => self.blame().map(Some),
-            Waited::End(end) => Ok(Some(end)),
-        }
-    }
-
-    fn tell_reports(&mut self) -> Result<(), RunError> {
-        let reports = self.reports.as_mut();
-        let told = reports.map(|reports| reports.add(self.crew.processes()));
-        told.transpose().map(drop).map_err(RunError::Report)
-    }
-
-    /// Who is to blame for there being no guest: a helper rather than the VMM, which has nobody without it.
-    ///
-    /// # Errors
-    /// A process that did not start; the end of a helper that had started is one of the run.
-    fn blame(&mut self) -> Result<End, RunError> {
-        self.wait_for(BLAMED, |run| run.lost_helper().is_some())?;
-        // The VMM is started when all helpers are ready.
-        let started = self.crew.machine.is_some();
-        let lost = self.lost_helper().filter(|_| started);
-        lost.map_or_else(|| Err(self.who_failed()), Ok)
-    }
-
-    fn who_failed(&self) -> RunError {
-        let ended = self
-            .crew
-            .processes()
-            .find_map(|child| child.ended().map(|status| (child, status)));
-        let Some((child, status)) = ended else {
-            if let Some(child) = self.crew.processes().find(|child| child.is_ready() == Some(false)) {
-                let name = child.name().to_owned();
-                return RunError::Unready { name };
-            }
-            let late = self.crew.processes().find(|child| child.is_ready().is_none());
-            let name = late.map_or("a process", |child| child.name()).to_owned();
-            return RunError::Silent { name };
-        };
-        let is_machine = self
-            .crew
-            .machine
-            .as_ref()
-            .is_some_and(|machine| machine.pid() == child.pid());
-        let how = match (is_machine, self.plan.engine) {
-            (false, _) => helper_ended(status),
-            (true, Engine::Kvm) => machine_ended(status),
-            (true, Engine::Qemu) => qemu_ended(status),
-        };
-        let confined = status.code() != Some(i32::from(Code::NotConfined.number()));
-        RunError::Ended {
-            name: child.name().to_owned(),
-            how,
-            code: if confined { Code::CannotStart } else { Code::NotConfined },
         }
     }
 
@@ -340,42 +318,12 @@ impl<'a> Run<'a> {
             if left.is_zero() {
                 return Ok(Waited::TooLong);
             }
+            let left = left.min(self.tend());
             for source in wait(&self.signals, &self.crew, &self.console, left).map_err(RunError::Wait)? {
                 if let Some(end) = self.handle(source) {
                     return Ok(Waited::End(end));
                 }
             }
-        }
-    }
-
-    /// Ends every process and waits for that, with a bound: a burn frees its space before the process is gone, which can take a
-    /// file system some seconds.
-    fn bury(&mut self) {
-        const POLITE: Duration = Duration::from_secs(2);
-        const MOST: Duration = Duration::from_secs(30);
-        if let Some(machine) = &self.crew.machine {
-            // It holds nothing that needs putting away.
-            machine.signal(Signal::SIGKILL);
-        }
-        for (signal, limit) in [(Signal::SIGTERM, POLITE), (Signal::SIGKILL, MOST)] {
-            self.crew.processes().for_each(|child| child.signal(signal));
-            let gone = |run: &Self| run.crew.processes().all(|child| child.ended().is_some());
-            let until = Instant::now() + limit;
-            while !gone(self) && Instant::now() < until {
-                let left = until.saturating_duration_since(Instant::now());
-                match self.wait_for(left, gone) {
-                    // What ends here was told to.
-                    Ok(Waited::End(End::HelperEnded { .. })) => {}
-                    Ok(_) | Err(_) => break,
-                }
-            }
-        }
-        for child in self.crew.processes().filter(|child| child.ended().is_none()) {
-            warn!(
-                "{} (process {}) was killed and has not ended yet",
-                child.name(),
-                child.pid()
-            );
         }
     }
 }

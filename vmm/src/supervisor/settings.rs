@@ -1,7 +1,8 @@
 //! What a run is made of, once command line, configuration file and defaults are put together. Pure; it looks at nothing.
 
 use super::args::{Accel, DiskSource, Options};
-use super::words::{Net, Size, Tap, User};
+use super::fate::{Fate, OnExit};
+use super::words::{Disk, Net, Size, Tap, User};
 use crate::contract::{DEVICES_MAX, MEMORY_MIN, PAGE};
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -27,6 +28,8 @@ pub(crate) struct Settings {
     /// Whether qcow2 images become raw ones first.
     pub(crate) import: bool,
     pub(crate) user: User,
+    pub(crate) on_exit: OnExit,
+    pub(crate) reset_on_reboot: bool,
     pub(crate) verbose: bool,
 }
 
@@ -41,6 +44,8 @@ pub(crate) enum SettingsError {
     ManyDevices(usize),
     #[error("the socket {} is named twice, but a backend serves one frontend", .0.display())]
     SocketTwice(PathBuf),
+    #[error("the control socket {} is named twice, but each helper has its own", .0.display())]
+    ControlTwice(PathBuf),
     #[error("{0} is named twice, but one network card cannot share a tap with another")]
     TapTwice(String),
     #[error("the kernel's command line has a zero byte in it")]
@@ -67,6 +72,8 @@ impl Settings {
             accel: options.accel.unwrap_or(Accel::Auto),
             import: options.import,
             user: options.user.unwrap_or(User::NOBODY),
+            on_exit: options.on_exit.unwrap_or(OnExit::Decided(Fate::Burn)),
+            reset_on_reboot: options.reset_on_reboot,
             verbose: options.verbose,
         };
         settings.check()?;
@@ -82,12 +89,19 @@ impl Settings {
             return Err(SettingsError::ManyDevices(devices));
         }
         let mut sockets = HashSet::new();
+        let mut controls = HashSet::new();
         for disk in &self.disks {
             // The same image twice is fine: nobody writes it.
-            if let DiskSource::Socket(path) = disk
-                && !sockets.insert(path)
-            {
-                return Err(SettingsError::SocketTwice(path.clone()));
+            match disk {
+                DiskSource::Socket(path) if !sockets.insert(path) => {
+                    return Err(SettingsError::SocketTwice(path.clone()));
+                }
+                DiskSource::Image(Disk {
+                    control: Some(path), ..
+                }) if !controls.insert(path) => {
+                    return Err(SettingsError::ControlTwice(path.clone()));
+                }
+                DiskSource::Socket(_) | DiskSource::Image(_) => {}
             }
         }
         let mut taps = HashSet::new();
@@ -157,6 +171,10 @@ mod tests {
         assert_eq!(
             settings("--disk-socket s --disk-socket s"),
             Err(SettingsError::SocketTwice("s".into()))
+        );
+        assert_eq!(
+            settings("--disk a,control=c --disk b,control=c"),
+            Err(SettingsError::ControlTwice("c".into()))
         );
         assert_eq!(
             settings("--net tap=a --net tap=a"),

@@ -1,11 +1,12 @@
 //! What C-a c shows: the processes, what confines them, and how full the overlays are.
 
 use super::child::Child;
-use super::control::{ControlError, PATIENCE};
+use super::control::PATIENCE;
 use super::crew::{Crew, Helper};
 use super::host::Engine;
 use super::plan::{Backend, Plan, PlannedDisk};
 use super::qemu;
+use crate::channel::ChannelError;
 use policy::logging::chain;
 use protocol::control::Status;
 use protocol::size::show;
@@ -53,7 +54,7 @@ pub(crate) fn text(plan: &Plan, crew: &mut Crew, began: Instant, reboots: u32) -
     text
 }
 
-fn disk_line(disk: &PlannedDisk, served: Option<(&Child, Result<Status, ControlError>)>) -> String {
+fn disk_line(disk: &PlannedDisk, served: Option<(&Child, Result<Status, ChannelError>)>) -> String {
     let name = &disk.name;
     let Some((helper, status)) = served else {
         return match &disk.backend {

@@ -94,6 +94,17 @@ impl Raw {
         Ok(raw)
     }
 
+    /// Makes it as it was, for a while.
+    ///
+    /// # Errors
+    /// The terminal is gone.
+    pub(crate) fn pause(&self) -> Result<(), Errno> {
+        let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner);
+        before
+            .as_ref()
+            .map_or(Ok(()), |before| tcsetattr(stdin(), SetArg::TCSANOW, before))
+    }
+
     /// Makes it raw again, after a shell had it in between (SIGCONT).
     ///
     /// # Errors

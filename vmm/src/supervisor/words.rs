@@ -67,6 +67,8 @@ pub(crate) struct Disk {
     pub(crate) overlay_dir: Option<PathBuf>,
     pub(crate) overlay_limit: Option<Size>,
     pub(crate) serial: Option<String>,
+    /// Where its helper takes orders.
+    pub(crate) control: Option<PathBuf>,
 }
 
 impl FromStr for Disk {
@@ -89,11 +91,12 @@ impl FromStr for Disk {
                 None if part == "no-encrypt" => disk.no_encrypt = true,
                 Some(("overlay-dir", dir)) if !dir.is_empty() => disk.overlay_dir = Some(dir.into()),
                 Some(("overlay-limit", limit)) => disk.overlay_limit = Some(limit.parse()?),
+                Some(("control", path)) if !path.is_empty() => disk.control = Some(path.into()),
                 Some(("serial", serial)) => disk.serial = Some(serial_number(serial)?),
                 None | Some(_) => {
                     return Err(format!(
                         "{part:?} is not an option of a disk; those are ro, raw-anyway, no-encrypt, \
-                         overlay-dir=DIR, overlay-limit=SIZE and serial=ID (write a comma that belongs to a path twice)"
+                         overlay-dir=DIR, overlay-limit=SIZE, serial=ID and control=SOCKET (write a comma that belongs to a path twice)"
                     ));
                 }
             }

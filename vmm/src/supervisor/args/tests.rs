@@ -9,7 +9,7 @@ fn run(line: &str) -> Result<Run, String> {
         .command
     {
         Some(Command::Run(run)) => Ok(*run),
-        Some(Command::Import(_)) | None => panic!("{line}"),
+        Some(Command::Import(_) | Command::Ctl(_)) | None => panic!("{line}"),
     }
 }
 
@@ -62,6 +62,7 @@ fn what_makes_no_sense_is_refused_with_what_would() {
         ("--memory lots", "512M"),
         ("--accel xen", "[possible values: auto, kvm, qemu]"),
         ("--user 0", "root"),
+        ("--on-exit keep", "burn, commit or save=PATH, nor ask"),
         ("--net tap=a,mac=1", "six pairs"),
         ("--drive a", "--drive"),
         ("extra", "extra"),
@@ -89,6 +90,28 @@ fn the_manual_page_has_every_option_key_and_exit_code() {
     }
     let keys = crate::supervisor::keys::HELP;
     assert!(page.contains(keys), "put this into docs/mayfly.1.md:\n{keys}");
+}
+
+#[test]
+fn the_manual_page_has_every_order_and_exit_code_of_ctl() {
+    let page = include_str!("../../../../docs/mayfly.1.md");
+    let command = Cli::command();
+    let ctl = command.find_subcommand("ctl").unwrap();
+
+    for order in ctl.get_subcommands() {
+        assert!(
+            page.contains(&format!("| `{}", order.get_name())),
+            "{}",
+            order.get_name()
+        );
+        for option in order.get_arguments().filter_map(clap::Arg::get_long) {
+            assert!(page.contains(&format!("--{option}")), "--{option}");
+        }
+    }
+    for code in crate::ctl::code::Code::ALL {
+        let line = format!("| {} | {} |", code.number(), code.meaning());
+        assert!(page.contains(&line), "put this into docs/mayfly.1.md: {line}");
+    }
 }
 
 #[test]

@@ -6,10 +6,10 @@
 
 use super::output::{Output, OutputError};
 use super::{Files, ImportError, is_qcow2};
+use crate::signals::Signals;
 use crate::supervisor::args::{self, DiskSource};
 use crate::supervisor::kit::open_image;
 use crate::supervisor::settings::Settings;
-use crate::supervisor::signals::Signals;
 use log::info;
 use std::fs::{DirBuilder, File, Metadata};
 use std::io;

@@ -1,12 +1,12 @@
 //! A `mayfly-import` at work: started with its files, listened to, and ended when it says nothing or nonsense, or somebody asks.
 
-use super::progress::Progress;
 use crate::contract::import::{Format, ImageSpec, ImportExit, ImportSpec, SAID_MAX, Said};
+use crate::progress::Progress;
+use crate::signals::Signals;
 use crate::supervisor::child::{Child, unblock};
 use crate::supervisor::end::import_ended;
 use crate::supervisor::plan::{Job, Role};
 use crate::supervisor::relay::readable;
-use crate::supervisor::signals::Signals;
 use crate::supervisor::spawn::{SpawnError, spawn};
 use crate::supervisor::words::User;
 use nix::errno::Errno;
@@ -81,7 +81,7 @@ pub(super) fn convert(order: Order<'_>, output: &File, signals: &Signals) -> Res
     };
     let (heard, said) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| system("make a pipe")(errno.into()))?;
     unblock(&heard).map_err(|errno| system("prepare a pipe")(errno.into()))?;
-    let progress = Progress::new(format!("importing {}", readable(order.name.as_bytes())));
+    let mut progress = Progress::new(format!("importing {}", readable(order.name.as_bytes())), true);
     let mut talk = Talk {
         disk: None,
         done: 0,

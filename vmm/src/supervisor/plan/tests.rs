@@ -57,7 +57,7 @@ fn disks_have_the_order_of_the_command_line_sockets_included() {
 fn a_helper_gets_its_base_its_connection_and_its_control_channel_and_no_path_but_the_overlays() {
     let plan = plan(
         Engine::Kvm,
-        "--disk a.raw,overlay-limit=1G,raw-anyway,no-encrypt --overlay-dir /o --overlay-limit 2G",
+        "--disk a.raw,overlay-limit=1G,raw-anyway,no-encrypt,control=c --overlay-dir /o --overlay-limit 2G",
     );
 
     let job = helper_job(&plan.disks[0]);
@@ -77,6 +77,7 @@ fn a_helper_gets_its_base_its_connection_and_its_control_channel_and_no_path_but
             "--report=json",
             "--overlay-dir=/o",
             "--overlay-limit=1073741824",
+            "--control-path=c",
             "--raw-anyway",
             "--no-encrypt"
         ]

@@ -3,8 +3,26 @@
 
 use super::{Run, RunError, SHOWS, Waited};
 use crate::supervisor::control::PATIENCE_TO_ATTACH;
+use crate::supervisor::crew::CrewError;
 use crate::supervisor::end::End;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+/// When a helper that was busy is asked again.
+const BUSY: Duration = Duration::from_millis(50);
+
+/// Why there are no connections.
+enum Stop {
+    End(End),
+    Crew(CrewError),
+    Run(RunError),
+}
+
+impl From<CrewError> for Stop {
+    fn from(error: CrewError) -> Self {
+        Self::Crew(error)
+    }
+}
 
 impl Run<'_> {
     /// New connections, in the order of the disks, or what ended the run instead.
@@ -12,23 +30,52 @@ impl Run<'_> {
     /// # Errors
     /// A backend that lives does not take one.
     pub(super) fn connect_again(&mut self) -> Result<Result<Vec<OwnedFd>, End>, RunError> {
-        let connected = match self.crew.connect_again(self.plan) {
-            Ok(connections) => {
-                if let Waited::End(end) = self.wait_for(PATIENCE_TO_ATTACH, |run| !run.crew.is_asked())? {
-                    return Ok(Err(end));
-                }
-                self.crew.accepted(self.plan).map(|()| connections)
-            }
-            Err(error) => Err(error),
-        };
-        let error = match connected {
+        let error = match self.try_again() {
             Ok(connections) => return Ok(Ok(connections)),
-            Err(error) => error,
+            Err(Stop::End(end)) => return Ok(Err(end)),
+            Err(Stop::Run(error)) => return Err(error),
+            Err(Stop::Crew(error)) => error,
         };
         // A helper that ended closed its channel a moment before that shows.
         match self.wait_for(SHOWS, |run| run.lost_helper().is_some())? {
             Waited::End(end) => Ok(Err(end)),
             Waited::Done | Waited::TooLong => self.lost_helper().map_or_else(|| Err(error.into()), |end| Ok(Err(end))),
+        }
+    }
+
+    /// Lets the helpers reset their disks, if that is wanted, then take the new connections.
+    fn try_again(&mut self) -> Result<Vec<OwnedFd>, Stop> {
+        if self.reset_on_reboot {
+            self.reset()?;
+        }
+        let connections = self.crew.connect_again(self.plan)?;
+        self.until_done()?;
+        Ok(connections)
+    }
+
+    /// Lets the helpers reset their disks. One that still saves its disk, or gives back what the last reset left, is busy.
+    fn reset(&mut self) -> Result<(), Stop> {
+        let end = Instant::now() + PATIENCE_TO_ATTACH;
+        loop {
+            self.crew.reset(self.plan)?;
+            match self.until_done() {
+                Err(Stop::Crew(error)) if error.is_busy() && (self.keeping.is_some() || Instant::now() < end) => {}
+                outcome => return outcome,
+            }
+            match self.wait_for(BUSY, |_| false) {
+                Ok(Waited::End(end)) => return Err(Stop::End(end)),
+                Ok(Waited::Done | Waited::TooLong) => {}
+                Err(error) => return Err(Stop::Run(error)),
+            }
+        }
+    }
+
+    /// Waits until the helpers did what they were asked to.
+    fn until_done(&mut self) -> Result<(), Stop> {
+        match self.wait_for(PATIENCE_TO_ATTACH, |run| !run.crew.is_asked()) {
+            Ok(Waited::End(end)) => Err(Stop::End(end)),
+            Ok(Waited::Done | Waited::TooLong) => Ok(self.crew.accepted(self.plan)?),
+            Err(error) => Err(Stop::Run(error)),
         }
     }
 }

@@ -18,10 +18,7 @@ impl Run<'_> {
             Source::Signal => self.heed_signals(),
             Source::Helper(index, stream) => self.hear_helper(index, stream),
             Source::Answer(index) => {
-                let helper = self.crew.helpers.get_mut(index).and_then(Option::as_mut);
-                if let Some(helper) = helper {
-                    helper.control.hear();
-                }
+                self.hear_control(index);
                 None
             }
             Source::Machine(stream) => {
@@ -46,8 +43,18 @@ impl Run<'_> {
 
     fn heed_signals(&mut self) -> Option<End> {
         while let Some(signal) = self.signals.next() {
+            if signal == Signal::SIGINT && self.asked.is_some() {
+                // C-c at a question while the guest runs is an answer to it.
+                if let Some(answer) = self.console.give_up_asking() {
+                    self.act(answer);
+                }
+                continue;
+            }
             if signal != Signal::SIGCONT {
                 return Some(End::Told(signal));
+            }
+            if self.console.is_asking() {
+                continue;
             }
             if let Some(raw) = &self.raw
                 && raw.again().is_err()
@@ -80,12 +87,12 @@ impl Run<'_> {
         match action {
             Action::Quit => return Some(End::Quit),
             Action::Help => self.console.show(keys::HELP),
-            Action::Save => self
-                .console
-                .show("mayfly: saving is not there yet; what the guest wrote is burnt at the end\n"),
+            Action::Save => self.ask_to_keep(),
+            Action::Answer(line) => self.take_answer(&line),
             Action::Status => {
                 let text = status::text(self.plan, &mut self.crew, self.began, self.reboots);
                 self.console.show(&text);
+                self.hear_kept();
             }
         }
         None

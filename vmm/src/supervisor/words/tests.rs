@@ -9,7 +9,7 @@ fn refused<T: FromStr<Err = String> + std::fmt::Debug>(text: &str, because: &str
 
 #[test]
 fn a_disk_is_a_path_and_options() {
-    let disk: Disk = "a.raw,overlay-dir=/fast,overlay-limit=10G,serial=x,raw-anyway,no-encrypt"
+    let disk: Disk = "a.raw,overlay-dir=/fast,overlay-limit=10G,serial=x,raw-anyway,no-encrypt,control=s"
         .parse()
         .unwrap();
 
@@ -24,6 +24,7 @@ fn a_disk_is_a_path_and_options() {
             overlay_dir: Some("/fast".into()),
             overlay_limit: Some(Size(10 << 30)),
             serial: Some("x".into()),
+            control: Some("s".into()),
         }
     );
     assert!("a.raw,ro".parse::<Disk>().unwrap().read_only);

@@ -1,11 +1,11 @@
-//! The signals that the supervisor answers, as something to wait for beside everything else. No handler runs.
+//! The signals that `mayfly` answers, as something to wait for beside everything else. No handler runs.
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// What ends a run.
+/// What ends a run, or what `mayfly ctl` is at.
 const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
 /// Puts right what a launcher may have left to us, without which no end of a process could be waited for, and makes a file that
@@ -60,6 +60,13 @@ impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// The exit code of somebody whom a signal ended, as shells have it.
+pub(crate) fn code(signal: Signal) -> u8 {
+    #[expect(clippy::as_conversions, reason = "the discriminants are the numbers")]
+    let number = signal as i32;
+    u8::try_from(number).map_or(u8::MAX, |number| number.saturating_add(128))
 }
 
 /// Whether the mask in `/proc/self/status` says that a signal is ignored.

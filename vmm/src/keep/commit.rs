@@ -1,0 +1,211 @@
+//! A commit: the guest's disk becomes the new base.
+//!
+//! The base's own file is never written. A new file beside it gets the disk, then the attributes of the old one, then its
+//! name: at each moment the name leads to the old file or to the new one, whole. Whoever has the old one open, as every helper
+//! on it has, keeps it and notices nothing.
+//!
+//! ```text
+//! path ─► file ─► is it the helper's? ─► lock ─► is it still? ─► new file ─► attributes ┊ the helper writes ┊ ─► rename
+//!         └──────────── what speaks against it is found out here, before anything is written ───┘
+//! ```
+//!
+//! The helper's file is known by device and inode. After a commit the path leads to another, so that a second commit, made of
+//! the old base and another guest's changes, is refused rather than undo the first.
+
+use super::attributes::{Attributes, Lost, hide};
+use super::fresh::{Fresh, FreshError, Place, failed, is_same};
+use protocol::control::BaseStatus;
+use protocol::formats::{self, HEAD_BYTES};
+use rustix::fs::{
+    AtFlags, FileType, FlockOperation, IFlags, Mode, OFlags, Stat, flock, fstat, ioctl_getflags, openat, statat,
+};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Why there is no commit. Nothing has changed then.
+#[derive(Debug, Error)]
+pub(crate) enum CommitError {
+    #[error("cannot find the base {}", path.display())]
+    Find {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} {why}; save writes the disk to a file of its own", path.display())]
+    Unfit { path: PathBuf, why: &'static str },
+    #[error(
+        "{} is not the file that the disk was started from: it was replaced since, by another commit perhaps, whose changes \
+         this one would undo; save writes the disk to a file of its own",
+        .0.display()
+    )]
+    Replaced(PathBuf),
+    #[error("another commit to {} is at work", .0.display())]
+    Locked(PathBuf),
+    #[error("{}: --new-owner commits all the same, to a file of yours that keeps what it can", path.display())]
+    Attributes {
+        path: PathBuf,
+        #[source]
+        source: Lost,
+    },
+    #[error(transparent)]
+    File(#[from] FreshError),
+}
+
+/// A commit that nothing speaks against, and the file for the disk.
+#[derive(Debug)]
+pub(crate) struct Commit {
+    /// The old base: as long as it is open it is locked.
+    base: File,
+    identity: Stat,
+    attributes: Attributes,
+    new_owner: bool,
+    fresh: Fresh,
+}
+
+/// What a commit that is done should be told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Committed {
+    /// What the name led to once links were followed.
+    pub(crate) path: PathBuf,
+    /// The disk begins like an image of this format, so that another start from it needs `raw-anyway`.
+    pub(crate) looks_like: Option<&'static str>,
+}
+
+impl Commit {
+    /// Finds out whether the disk of a helper that serves `served` can become the new `path`, and makes the file for it.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub(crate) fn prepare(path: &Path, served: &BaseStatus, new_owner: bool) -> Result<Self, CommitError> {
+        let found = path.canonicalize().map_err(|source| CommitError::Find {
+            path: path.to_owned(),
+            source,
+        })?;
+        let place = Place::open(&found)?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let base = openat(&place.dir, &place.name, flags, Mode::empty()).map_err(failed("open the base", &found))?;
+        let base = File::from(base);
+        let identity = fstat(&base).map_err(failed("look at the base", &found))?;
+        if let Some(why) = unfit(&identity) {
+            return Err(CommitError::Unfit { path: found, why });
+        }
+        if (identity.st_dev, identity.st_ino) != (served.device, served.inode) {
+            return Err(CommitError::Replaced(found));
+        }
+        // A file system that knows no flags has set none.
+        let flags = ioctl_getflags(&base).unwrap_or(IFlags::empty());
+        if flags.intersects(IFlags::IMMUTABLE | IFlags::APPEND) || is_sticky_of_others(&place, &identity) {
+            let why = "may not be replaced (chattr +i or +a, or a directory with the sticky bit)";
+            return Err(CommitError::Unfit { path: found, why });
+        }
+        match flock(&base, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(CommitError::Locked(found)),
+            Err(errno) => return Err(failed("lock the base", &found)(errno).into()),
+        }
+        let commit = Self {
+            attributes: Attributes::of(&base).map_err(failed("read the attributes of", &found))?,
+            base,
+            identity,
+            new_owner,
+            fresh: Fresh::create(place)?,
+        };
+        commit.check_name()?;
+        commit.dress()?;
+        hide(commit.fresh.file()).map_err(failed("change the mode of", &found))?;
+        Ok(commit)
+    }
+
+    /// The file for the disk.
+    pub(crate) const fn output(&self) -> &File {
+        self.fresh.file()
+    }
+
+    /// The disk is in the file: lets it be the base.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub(crate) fn finish(self) -> Result<Committed, CommitError> {
+        let path = self.fresh.place().path.clone();
+        let looks_like = look(self.fresh.file()).map_err(|source| CommitError::Find {
+            path: path.clone(),
+            source,
+        })?;
+        self.dress()?;
+        self.check_name()?;
+        let Self { base, fresh, .. } = self;
+        fresh.publish_over()?;
+        // Only now may the next one look.
+        drop(base);
+        Ok(Committed { path, looks_like })
+    }
+
+    /// Whether the name still leads to the base. Every commit looks while it has the lock.
+    fn check_name(&self) -> Result<(), CommitError> {
+        let place = self.fresh.place();
+        match place.look(&place.name) {
+            Ok(found) if is_same(&found, &self.identity) => Ok(()),
+            Ok(_) | Err(_) => Err(CommitError::Replaced(place.path.clone())),
+        }
+    }
+
+    /// Gives the new file what the old one has.
+    fn dress(&self) -> Result<(), CommitError> {
+        match self.attributes.give(self.fresh.file()) {
+            Ok(()) => Ok(()),
+            Err(_) if self.new_owner => {
+                self.attributes.give_what_can_be(self.fresh.file());
+                Ok(())
+            }
+            Err(source) => Err(CommitError::Attributes {
+                path: self.fresh.place().path.clone(),
+                source,
+            }),
+        }
+    }
+}
+
+/// Why no other file can take the place of this one.
+fn unfit(base: &Stat) -> Option<&'static str> {
+    match FileType::from_raw_mode(base.st_mode) {
+        FileType::RegularFile if base.st_nlink == 1 => None,
+        FileType::RegularFile if base.st_nlink == 0 => Some("has no name that a new file could take"),
+        FileType::RegularFile => {
+            Some("has several names (hard links), of which a commit would change what one of them leads to")
+        }
+        FileType::BlockDevice => Some("is a block device, which a new file cannot replace"),
+        FileType::Directory
+        | FileType::Symlink
+        | FileType::Fifo
+        | FileType::Socket
+        | FileType::CharacterDevice
+        | FileType::Unknown => Some("is no regular file"),
+    }
+}
+
+/// Whether only others may take the base's name from it (unlink(2), EPERM).
+fn is_sticky_of_others(place: &Place, base: &Stat) -> bool {
+    let me = rustix::process::geteuid();
+    let Ok(dir) = statat(&place.dir, "", AtFlags::EMPTY_PATH) else {
+        return false;
+    };
+    let sticky = Mode::from_raw_mode(dir.st_mode).contains(Mode::SVTX);
+    sticky && !me.is_root() && ![base.st_uid, dir.st_uid].contains(&me.as_raw())
+}
+
+/// The format that the new base looks like, if any.
+fn look(file: &File) -> io::Result<Option<&'static str>> {
+    let mut head = [0; HEAD_BYTES];
+    match file.read_exact_at(&mut head, 0) {
+        // Smaller than a sector is no disk.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        read => read.map(|()| formats::recognise(&head)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

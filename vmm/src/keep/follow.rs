@@ -1,0 +1,162 @@
+//! The conversation about a save: asked for, followed until it has ended, or called off.
+//!
+//! The helper answers at once and copies on; how far it is stands in its status, which is asked for again and again. Nothing
+//! here waits: who has other things to do as well says when the channel has something ([`Follow::hear`]) and when time has
+//! passed ([`Follow::tend`]).
+
+use crate::channel::{Channel, ChannelError, answer};
+use protocol::control::{Answer, Command, Reply, SaveRequest, SaveState, SaveStatus};
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+/// The first time between two questions, which doubles up to the last: small disks are saved in milliseconds, and nobody looks
+/// more often than five times a second.
+const FIRST: Duration = Duration::from_millis(5);
+const LAST: Duration = Duration::from_millis(200);
+
+/// How long a helper may take to answer. It first finishes what a frontend asked for, and gives a slow disk 30 s for that.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// How a save ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SaveEnd {
+    /// The file is whole.
+    Done(SaveStatus),
+    /// The helper did not begin.
+    Refused(String),
+    /// It could not be done.
+    Failed(String),
+    /// It was called off.
+    Cancelled,
+}
+
+/// A save under way.
+#[derive(Debug)]
+pub(crate) struct Follow {
+    output: File,
+    /// The question that is not answered yet, and since when.
+    open: Option<(u64, Instant)>,
+    /// The request to call it off.
+    cancelling: Option<u64>,
+    /// Whether the helper has begun.
+    begun: bool,
+    /// When to ask again.
+    next: Instant,
+    pause: Duration,
+    progress: Option<SaveStatus>,
+}
+
+impl Follow {
+    /// Asks the helper to save into `output`.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub(crate) fn begin(channel: &mut Channel, request: SaveRequest, output: &File) -> Result<Self, ChannelError> {
+        let output = output.try_clone().map_err(|error| {
+            ChannelError::Unreachable(nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0)))
+        })?;
+        let number = channel.ask(Command::Save(request), Some(output.as_fd()))?;
+        let now = Instant::now();
+        Ok(Self {
+            output,
+            open: Some((number, now)),
+            cancelling: None,
+            begun: false,
+            next: now,
+            pause: FIRST,
+            progress: None,
+        })
+    }
+
+    /// How far it is, as far as is known.
+    pub(crate) const fn progress(&self) -> Option<&SaveStatus> {
+        self.progress.as_ref()
+    }
+
+    /// How long [`Self::tend`] has nothing to do.
+    pub(crate) fn wait(&self) -> Duration {
+        let until = self.open.map_or(self.next, |(_, since)| since + PATIENCE);
+        until.saturating_duration_since(Instant::now())
+    }
+
+    /// Asks how far it is, if that is due.
+    ///
+    /// # Errors
+    /// The helper does not answer any more.
+    pub(crate) fn tend(&mut self, channel: &mut Channel) -> Result<(), ChannelError> {
+        let now = Instant::now();
+        match self.open {
+            Some((_, since)) if now.saturating_duration_since(since) >= PATIENCE => Err(ChannelError::Silent(PATIENCE)),
+            None if now >= self.next => {
+                self.open = Some((channel.ask(Command::Status, None)?, now));
+                Ok(())
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Calls it off. It has ended when [`Self::hear`] says so.
+    ///
+    /// # Errors
+    /// The helper cannot be reached, which ends it too.
+    pub(crate) fn cancel(&mut self, channel: &mut Channel) -> Result<(), ChannelError> {
+        if self.cancelling.is_none() {
+            self.cancelling = Some(channel.ask(Command::CancelSave, None)?);
+        }
+        Ok(())
+    }
+
+    /// Hears a reply of the helper's; how the save ended, if it has.
+    ///
+    /// # Errors
+    /// The reply makes no sense here.
+    pub(crate) fn hear(&mut self, reply: Reply) -> Result<Option<SaveEnd>, ChannelError> {
+        if reply.id.is_some() && reply.id == self.cancelling {
+            self.cancelling = None;
+            // If it is refused the save had ended: the status says how.
+            return Ok(matches!(answer(reply), Ok(Answer::Cancelled)).then_some(SaveEnd::Cancelled));
+        }
+        let Some((number, _)) = self.open else {
+            return Ok(None);
+        };
+        if reply.id != Some(number) {
+            return Ok(None);
+        }
+        self.open = None;
+        self.next = Instant::now() + self.pause;
+        self.pause = LAST.min(self.pause.saturating_mul(2));
+        match (self.begun, answer(reply)) {
+            (false, Ok(Answer::Saving)) => {
+                self.begun = true;
+                Ok(None)
+            }
+            (false, Err(ChannelError::Refused(why))) => Ok(Some(SaveEnd::Refused(why))),
+            (true, Ok(Answer::Status(status))) => Ok(self.learn(status.save)),
+            (false | true, Err(error)) => Err(error),
+            (false | true, Ok(_)) => Err(ChannelError::Other),
+        }
+    }
+
+    fn learn(&mut self, save: Option<SaveStatus>) -> Option<SaveEnd> {
+        let Some(save) = save else {
+            return Some(SaveEnd::Failed("the helper knows of no save".into()));
+        };
+        let end = match &save.state {
+            SaveState::Running => None,
+            // The status is that of the last save, which may be somebody else's if ours ended a moment ago without success:
+            // then our file is empty.
+            SaveState::Done if self.output.metadata().is_ok_and(|info| info.len() > 0) => {
+                Some(SaveEnd::Done(save.clone()))
+            }
+            SaveState::Done => Some(SaveEnd::Failed("the helper left the file empty".into())),
+            SaveState::Cancelled => Some(SaveEnd::Cancelled),
+            SaveState::Failed(why) => Some(SaveEnd::Failed(why.clone())),
+        };
+        self.progress = Some(save);
+        end
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! A save as a helper tells it, by a helper that says what the test wants.
+
+use super::*;
+use nix::sys::socket::{MsgFlags, recv, send};
+use protocol::control::{BaseStatus, Confinement, Heard, Limits, MAX_BYTES, Request, SaveFormat, Status};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// Both ends, and a save that was asked for.
+struct Scene {
+    channel: Channel,
+    helper: OwnedFd,
+    output: File,
+    follow: Follow,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (mut channel, helper) = Channel::pair().unwrap();
+        let output = tempfile::tempfile().unwrap();
+        let request = SaveRequest {
+            format: SaveFormat::Raw,
+            backing: None,
+        };
+        let follow = Follow::begin(&mut channel, request, &output).unwrap();
+        Self {
+            channel,
+            helper,
+            output,
+            follow,
+        }
+    }
+
+    /// What the helper is asked next.
+    fn asked(&mut self) -> Request {
+        while self.follow.open.is_none() {
+            std::thread::sleep(self.follow.wait());
+            self.follow.tend(&mut self.channel).unwrap();
+        }
+        let mut packet = [0; MAX_BYTES];
+        let length = recv(self.helper.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT).unwrap();
+        Request::decode(&packet[..length]).unwrap()
+    }
+
+    /// The helper says it, and it is heard.
+    fn say(&mut self, reply: &Reply) -> Result<Option<SaveEnd>, ChannelError> {
+        send(self.helper.as_raw_fd(), &reply.encode(), MsgFlags::empty()).unwrap();
+        let Some(Heard::Reply(reply)) = self.channel.hear().unwrap() else {
+            panic!("a reply was sent");
+        };
+        self.follow.hear(reply)
+    }
+
+    /// The helper begins, and then says of the save that it is so.
+    fn goes_on(&mut self, state: SaveState) -> Option<SaveEnd> {
+        if !self.follow.begun {
+            let request = self.asked();
+            assert_eq!(self.say(&Reply::ok(request.id, Answer::Saving)).unwrap(), None);
+        }
+        let request = self.asked();
+        assert_eq!(request.command, Command::Status);
+        self.say(&Reply::ok(request.id, Answer::Status(Box::new(status(Some(state))))))
+            .unwrap()
+    }
+}
+
+fn status(state: Option<SaveState>) -> Status {
+    Status {
+        disk_bytes: 4096,
+        connected: true,
+        base: BaseStatus {
+            device: 1,
+            inode: 2,
+            bytes: 4096,
+        },
+        overlay: None,
+        limits: Limits {
+            overlay_bytes: 0,
+            iops: protocol::control::Rate::UNLIMITED,
+            bandwidth: protocol::control::Rate::UNLIMITED,
+            keep_free_bytes: 0,
+            at_limit: protocol::control::AtLimit::Error,
+        },
+        save: state.map(|state| SaveStatus {
+            state,
+            done_bytes: 1024,
+            total_bytes: 4096,
+            pause_us: 7,
+        }),
+        confinement: Confinement::default(),
+    }
+}
+
+#[test]
+fn a_save_is_followed_to_its_end() {
+    let mut scene = Scene::new();
+
+    assert_eq!(scene.goes_on(SaveState::Running), None);
+    assert_eq!(scene.follow.progress().map(|save| save.done_bytes), Some(1024));
+    assert_eq!(scene.goes_on(SaveState::Running), None);
+    scene.output.set_len(4096).unwrap();
+
+    assert!(matches!(scene.goes_on(SaveState::Done), Some(SaveEnd::Done(save)) if save.pause_us == 7));
+}
+
+#[test]
+fn every_other_end_is_told() {
+    assert_eq!(
+        Scene::new().goes_on(SaveState::Failed("EIO".into())),
+        Some(SaveEnd::Failed("EIO".into()))
+    );
+    assert_eq!(Scene::new().goes_on(SaveState::Cancelled), Some(SaveEnd::Cancelled));
+    let mut scene = Scene::new();
+    let request = scene.asked();
+    let end = scene.say(&Reply::error(Some(request.id), "busy")).unwrap();
+    assert_eq!(end, Some(SaveEnd::Refused("busy".into())));
+}
+
+/// The status may be that of somebody else's save, which came after ours had failed.
+#[test]
+fn a_file_that_is_empty_is_no_saved_disk() {
+    assert!(matches!(
+        Scene::new().goes_on(SaveState::Done),
+        Some(SaveEnd::Failed(_))
+    ));
+}
+
+#[test]
+fn a_save_is_called_off_unless_it_has_ended() {
+    let mut scene = Scene::new();
+    scene.goes_on(SaveState::Running);
+    scene.follow.cancel(&mut scene.channel).unwrap();
+    let cancel = scene.follow.cancelling.unwrap();
+
+    assert_eq!(
+        scene.say(&Reply::error(Some(cancel), "there is no save")).unwrap(),
+        None
+    );
+
+    scene.follow.cancel(&mut scene.channel).unwrap();
+    let cancel = scene.follow.cancelling.unwrap();
+    let end = scene.say(&Reply::ok(cancel, Answer::Cancelled)).unwrap();
+    assert_eq!(end, Some(SaveEnd::Cancelled));
+}
+
+#[test]
+fn nonsense_ends_it_and_what_answers_others_is_passed_over() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.say(&Reply::ok(99, Answer::Reset)).unwrap(), None);
+    let request = scene.asked();
+
+    let outcome = scene.say(&Reply::ok(request.id, Answer::Reset));
+
+    assert!(matches!(outcome, Err(ChannelError::Other)), "{outcome:?}");
+}

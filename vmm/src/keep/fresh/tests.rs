@@ -1,0 +1,100 @@
+//! Names that come late, and what the killed leave.
+
+use super::*;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+
+fn place(path: &Path) -> Place {
+    Place::open(path).unwrap()
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_file_has_its_name_when_it_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.raw");
+    let fresh = Fresh::create_new(place(&path)).unwrap();
+    assert_eq!(names(dir.path()), [".x.raw.mayfly-new"]);
+    assert_eq!(fresh.file().metadata().unwrap().mode() & 0o7777, 0o600);
+    fresh.file().write_all(b"whole").unwrap();
+
+    fresh.publish_new().unwrap();
+
+    assert_eq!(names(dir.path()), ["x.raw"]);
+    assert_eq!(std::fs::read(path).unwrap(), b"whole");
+}
+
+#[test]
+fn what_is_given_up_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+
+    drop(Fresh::create_new(place(&dir.path().join("x.raw"))).unwrap());
+
+    assert!(names(dir.path()).is_empty());
+}
+
+#[test]
+fn nothing_is_overwritten_unless_that_is_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.raw");
+    let fresh = Fresh::create_new(place(&path)).unwrap();
+    std::fs::write(&path, b"somebody's").unwrap();
+
+    assert!(matches!(fresh.publish_new(), Err(FreshError::Exists(_))));
+    assert!(matches!(Fresh::create_new(place(&path)), Err(FreshError::Exists(_))));
+    assert_eq!(std::fs::read(&path).unwrap(), b"somebody's");
+
+    let fresh = Fresh::create(place(&path)).unwrap();
+    fresh.file().write_all(b"new").unwrap();
+    fresh.publish_over().unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    assert_eq!(names(dir.path()), ["x.raw"]);
+}
+
+#[test]
+fn leftovers_are_removed_and_what_somebody_writes_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.raw");
+    let left = File::create(dir.path().join(".x.raw.mayfly-new")).unwrap();
+    (&left).write_all(b"left").unwrap();
+    // As after the death of who made it, while the helper still writes it.
+    flock(&left, FlockOperation::NonBlockingLockExclusive).unwrap();
+    assert!(matches!(Fresh::create_new(place(&path)), Err(FreshError::InUse(_))));
+    drop(left);
+
+    let fresh = Fresh::create_new(place(&path)).unwrap();
+
+    assert_eq!(fresh.file().metadata().unwrap().len(), 0);
+    assert!(matches!(Fresh::create_new(place(&path)), Err(FreshError::InUse(_))));
+}
+
+#[test]
+fn what_is_no_leftover_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let temporary = dir.path().join(".x.raw.mayfly-new");
+    let path = dir.path().join("x.raw");
+
+    std::fs::create_dir(&temporary).unwrap();
+    assert!(matches!(Fresh::create(place(&path)), Err(FreshError::InTheWay(_))));
+    std::fs::remove_dir(&temporary).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", &temporary).unwrap();
+    assert!(matches!(Fresh::create(place(&path)), Err(FreshError::InTheWay(_))));
+
+    assert_eq!(names(dir.path()), [".x.raw.mayfly-new"]);
+}
+
+#[test]
+fn what_is_no_name_is_refused() {
+    assert!(matches!(Place::open(Path::new("/")), Err(FreshError::NoName(_))));
+    assert!(matches!(Place::open(Path::new("a/..")), Err(FreshError::NoName(_))));
+    let error = Place::open(Path::new("/nowhere/x")).unwrap_err();
+    assert_eq!(error.to_string(), "cannot open the directory /nowhere");
+}

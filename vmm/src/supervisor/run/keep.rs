@@ -1,0 +1,196 @@
+//! A disk that is being saved or committed: begun, followed, called off, and what is said of its end.
+
+use super::{Run, Waited};
+use crate::ctl::show::in_words;
+use crate::progress::Progress;
+use crate::supervisor::control::PATIENCE;
+use crate::supervisor::crew::Helper;
+use crate::supervisor::end::End;
+use crate::supervisor::fate::Fate;
+use crate::supervisor::keeper::{KeepError, Keeping};
+use crate::supervisor::plan::{Backend, PlannedDisk};
+use log::{error, info, warn};
+use policy::logging::chain;
+use protocol::control::{Event, Heard, OverlayStatus, SaveStatus};
+use std::time::{Duration, Instant};
+
+/// How long is waited at a time for something that has no limit of its own.
+pub(super) const LONG: Duration = Duration::from_secs(3600);
+
+impl Run<'_> {
+    /// The disks that can be kept: ours to serve, with an overlay, their helpers alive.
+    pub(super) fn keepable(&self) -> Vec<usize> {
+        let disks = self.plan.disks.iter().zip(&self.crew.helpers).enumerate();
+        let alive = |helper: &Option<Helper>| helper.as_ref().is_some_and(|helper| helper.child.ended().is_none());
+        disks
+            .filter(|(_, (disk, helper))| disk.is_overlaid && alive(helper))
+            .map(|(index, _)| index)
+            .collect()
+    }
+
+    pub(super) fn disk(&self, index: usize) -> Option<&PlannedDisk> {
+        self.plan.disks.get(index)
+    }
+
+    pub(super) fn name(&self, index: usize) -> String {
+        self.disk(index).map_or_else(String::new, |disk| disk.name.clone())
+    }
+
+    /// Begins to save or commit a disk.
+    pub(super) fn begin_to_keep(&mut self, disk: usize, fate: &Fate) -> Result<(), KeepError> {
+        if *fate == Fate::Commit && self.disk(disk).is_some_and(|disk| disk.is_imported) {
+            return Err(KeepError::Imported);
+        }
+        let image = match self.disk(disk).map(|disk| &disk.backend) {
+            Some(Backend::Helper { image, .. }) => image.clone(),
+            Some(Backend::Socket(_)) | None => return Ok(()),
+        };
+        if let Some(Some(helper)) = self.crew.helpers.get_mut(disk) {
+            self.keeping = Keeping::begin(disk, &mut helper.control, fate, &image)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn call_off(&mut self) {
+        let Some(keeping) = &mut self.keeping else {
+            return;
+        };
+        if let Some(Some(helper)) = self.crew.helpers.get_mut(keeping.disk)
+            && let Err(error) = keeping.cancel(&mut helper.control)
+        {
+            self.conclude_keeping(Err(error));
+        }
+    }
+
+    /// What is due for the disk that is being kept; how long nothing is due.
+    pub(super) fn tend(&mut self) -> Duration {
+        let Some(keeping) = &mut self.keeping else {
+            return Duration::MAX;
+        };
+        let helper = self.crew.helpers.get_mut(keeping.disk).and_then(Option::as_mut);
+        let tended = helper.map_or(Ok(()), |helper| {
+            if helper.control.has_ended() {
+                return Err(KeepError::Failed("the helper is gone".into()));
+            }
+            keeping.tend(&mut helper.control)
+        });
+        let wait = keeping.wait();
+        match tended {
+            Ok(()) => wait,
+            Err(error) => {
+                self.conclude_keeping(Err(error));
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// Hears a helper on its control channel.
+    pub(super) fn hear_control(&mut self, index: usize) {
+        let Some(Some(helper)) = self.crew.helpers.get_mut(index) else {
+            return;
+        };
+        let heard = helper.control.hear();
+        self.take_in(index, heard);
+    }
+
+    /// Hears what helpers said while something else was waited for.
+    pub(super) fn hear_kept(&mut self) {
+        for index in 0..self.crew.helpers.len() {
+            let helper = |run: &mut Self| run.crew.helpers.get_mut(index)?.as_mut()?.control.kept();
+            while let Some(heard) = helper(self) {
+                self.take_in(index, Some(heard));
+            }
+        }
+    }
+
+    fn take_in(&mut self, index: usize, heard: Option<Heard>) {
+        match heard {
+            None => {}
+            Some(Heard::Notice(notice)) => self.tell_of(index, &notice.event),
+            Some(Heard::Reply(reply)) => {
+                let keeping = self.keeping.as_mut().filter(|keeping| keeping.disk == index);
+                let Some(keeping) = keeping else {
+                    return;
+                };
+                let end = keeping.hear(reply);
+                if let (Some(progress), Some(save)) = (&mut self.progress, keeping.progress()) {
+                    progress.show(save.done_bytes, save.total_bytes);
+                }
+                if let Some(end) = end {
+                    self.conclude_keeping(end);
+                }
+            }
+        }
+    }
+
+    /// Something happened to a disk that the operator may want to know.
+    fn tell_of(&self, index: usize, event: &Event) {
+        let name = self.name(index);
+        match event {
+            Event::QuotaReached { .. } | Event::SpaceLow { .. } | Event::BaseChanged => {
+                warn!("disk {name}: {}", in_words(event));
+            }
+            Event::Connected
+            | Event::Disconnected
+            | Event::Reset
+            | Event::Saved
+            | Event::SaveCancelled
+            | Event::SaveFailed { .. }
+            | Event::Resized { .. }
+            | Event::LimitsChanged { .. }
+            | Event::Unknown => {}
+        }
+    }
+
+    fn conclude_keeping(&mut self, end: Result<SaveStatus, KeepError>) {
+        let Some(keeping) = self.keeping.take() else {
+            return;
+        };
+        self.progress = None;
+        let name = self.name(keeping.disk);
+        let outcome = end.and_then(|status| keeping.finish(&status));
+        self.kept = Some(outcome.is_ok());
+        let text = match outcome {
+            Ok(done) => format!("disk {name}: {done}"),
+            Err(error) => format!("disk {name} was not kept: {}", chain(&error)),
+        };
+        if self.raw.is_some() {
+            self.console.show(&format!("mayfly: {text}\n"));
+        } else if self.kept == Some(true) {
+            info!("{text}");
+        } else {
+            error!("{text}");
+        }
+    }
+
+    /// Waits until the disk on its way is kept or is not: whether it is. A signal calls it off.
+    pub(super) fn until_kept(&mut self) -> bool {
+        self.kept = None;
+        let what = self
+            .keeping
+            .as_ref()
+            .map(|keeping| format!("disk {}", self.name(keeping.disk)));
+        self.progress = what.map(|what| Progress::new(what, true));
+        while self.keeping.is_some() {
+            match self.wait_for(LONG, |run| run.keeping.is_none()) {
+                Ok(Waited::Done | Waited::TooLong) | Ok(Waited::End(End::HelperEnded { .. })) => {}
+                Ok(Waited::End(_)) => {
+                    self.is_called_off = true;
+                    self.call_off();
+                }
+                Err(error) => {
+                    error!("{}", chain(&error));
+                    return false;
+                }
+            }
+        }
+        self.kept.take().unwrap_or(true)
+    }
+
+    /// How full the overlay of a disk is, if its helper says so.
+    pub(super) fn overlay(&mut self, disk: usize) -> Option<OverlayStatus> {
+        let helper = self.crew.helpers.get_mut(disk)?.as_mut()?;
+        let question = helper.control.ask_status().ok()?;
+        helper.control.status(question, Instant::now() + PATIENCE).ok()?.overlay
+    }
+}
