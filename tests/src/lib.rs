@@ -3,7 +3,8 @@
 //! A test sets a [`place`] (a base image and an overlay directory), starts a real [`helper`] process there, and
 //! talks to it as a stranger would: through [`client`], whose virtio and vhost-user code is the `virtio-driver`
 //! crate's, or, where something malformed must be said, through [`wire`] (single messages) and [`raw`] (rings
-//! written byte by byte). An [`operator`] holds the other end of its control channel. What the disk should contain is known by [`model`]; [`traffic`] invents requests
+//! written byte by byte). An [`operator`] holds the other end of its control channel,
+//! or is `mayfly ctl` ([`ctl`]), which a [`pretender`] may answer instead of a helper. What the disk should contain is known by [`model`]; [`traffic`] invents requests
 //! and [`drive`] runs them against both.
 //!
 //! A whole machine is a [`supervised`] run of `mayfly`; a [`bare`] one runs a [`payload`] of a few hundred instructions, and a
@@ -20,6 +21,7 @@ pub mod abuse;
 pub mod backend;
 pub mod bare;
 pub mod client;
+pub mod ctl;
 pub mod drive;
 pub mod files;
 pub mod guest;
@@ -32,6 +34,7 @@ pub mod operator;
 pub mod orphans;
 pub mod payload;
 pub mod place;
+pub mod pretender;
 pub mod process;
 pub mod raw;
 pub mod request;

@@ -184,6 +184,19 @@ impl Running {
         assert!(came, "waited for {text:?}: {}\n{}", self.shown.text(), self.said.text());
     }
 
+    /// Waits until the console has shown `text` so often.
+    ///
+    /// # Panics
+    ///
+    /// If it does not within `limit`.
+    pub fn wait_for_times(&self, text: &str, times: usize, limit: Duration) {
+        let begun = Instant::now();
+        while self.shown().matches(text).count() < times {
+            assert!(begun.elapsed() < limit, "waited for {text:?}: {}", self.shown());
+            thread::sleep(STEP);
+        }
+    }
+
     /// What the console showed.
     #[must_use]
     pub fn shown(&self) -> String {

@@ -4,6 +4,7 @@
 //! machine stand in for a guest on KVM. Real kernels on KVM are the business of `nested.rs`.
 
 mod ends;
+mod keep;
 mod kvm;
 mod odd;
 mod pipes;

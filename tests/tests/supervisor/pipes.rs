@@ -8,13 +8,17 @@ use nix::unistd::Pid;
 use tests::place::Place;
 use tests::supervised::{END, assert_gone};
 
-use crate::support::{BOOT, DISK, PROMPT, shell, turn};
+use crate::support::{BOOT, DISK, PROMPT, shell, shell_on, turn};
 
 #[test]
-fn a_guest_on_pipes_boots_writes_reads_and_powers_itself_off() {
+fn a_guest_on_pipes_boots_writes_reads_and_powers_itself_off_and_is_committed() {
     let _turn = turn();
     let place = Place::with_noise(DISK, 1);
-    let mut run = shell(&place).and(["--cpus=2"]).on_pipes();
+    let golden = place.dir().join("golden.raw");
+    fs::copy(place.base(), &golden).unwrap();
+    let mut run = shell_on(&place, &golden)
+        .and(["--cpus=2", "--on-exit=commit"])
+        .on_pipes();
     let processes = run.processes(2);
     run.wait_for(PROMPT, BOOT);
 
@@ -29,7 +33,11 @@ fn a_guest_on_pipes_boots_writes_reads_and_powers_itself_off() {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.stderr.contains("the guest powered itself off"), "{ended:?}");
     assert!(ended.stderr.contains("weaker confinement"), "{ended:?}");
+    assert!(ended.stderr.contains("golden.raw is its new base"), "{ended:?}");
     assert_gone(&processes);
+    let mut disk = place.content().to_vec();
+    disk[..8].copy_from_slice(b"written\n");
+    assert!(fs::read(&golden).unwrap() == disk, "the new base is another disk");
 }
 
 #[test]

@@ -35,6 +35,11 @@ pub(crate) fn word(option: &str, path: &Path) -> String {
 
 /// A guest with a shell in memory and the place's disk, emulated: it runs everywhere.
 pub(crate) fn shell(place: &Place) -> Supervised {
+    shell_on(place, &place.base())
+}
+
+/// The same with the disk from this image.
+pub(crate) fn shell_on(place: &Place, base: &Path) -> Supervised {
     let assets = assets();
     Supervised::new([
         "run",
@@ -43,7 +48,7 @@ pub(crate) fn shell(place: &Place) -> Supervised {
         "--cmdline=console=ttyS0 loglevel=3",
     ])
     .and([word("kernel", &assets.kernel), word("initrd", &assets.initramfs)])
-    .and(disk(place))
+    .and([word("disk", base), word("overlay-dir", &place.overlay_dir())])
 }
 
 /// A program on a bare machine with the place's disk, on KVM.

@@ -118,7 +118,7 @@ impl Crew {
         let begun = Instant::now();
         loop {
             let lines = reports(report);
-            if let (Some(helper), Some(vmm)) = (last(&lines, "disk "), last(&lines, "vmm")) {
+            if let (Some(helper), Some(vmm)) = (last(&lines, "disk vda"), last(&lines, "vmm")) {
                 return Ok(Self {
                     supervisor: Process::new(guest.pid(), Value::Null)?,
                     helper: process(helper)?,

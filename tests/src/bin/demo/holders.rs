@@ -82,14 +82,18 @@ fn of_the_helper(stage: &mut Stage, workshop: &Workshop, helper: &Process) -> Re
         read_only,
         "one descriptor, opened read-only (/proc/PID/fdinfo)",
     );
-    let [overlay] = overlays[..] else {
-        stage.check(false, "exactly one file is open for writing");
+    let [overlay, spare] = overlays[..] else {
+        stage.check(
+            false,
+            "exactly two files are open for writing: the overlay and its spare",
+        );
         return Ok(None);
     };
+    let is_nameless = |file: &OpenFile| file.target.ends_with("(deleted)") && file.names == 0 && file.mode == 0;
     let nameless = stage.check(
-        overlay.target.ends_with("(deleted)") && overlay.names == 0 && overlay.mode == 0,
+        is_nameless(overlay) && is_nameless(spare),
         &format!(
-            "the overlay has {} names and mode {:03o}; it is the only file open for writing",
+            "the overlay has {} names and mode {:03o}, and so has its spare, for a reset; no other file is open for writing",
             overlay.names, overlay.mode
         ),
     ) & nothing_in_the_directory(stage, workshop)?;

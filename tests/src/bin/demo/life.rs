@@ -185,6 +185,10 @@ fn words(workshop: &Workshop, system: System) -> Vec<String> {
     ] {
         words.extend([option.to_owned(), value]);
     }
+    if system == System::Busybox {
+        let golden = format!("{},control={}", path(&workshop.golden()), path(&workshop.control()));
+        words.extend(["--disk".to_owned(), golden]);
+    }
     let kernel = match system {
         System::Debian => ["--append", "loglevel=3"],
         // Without a root file system, which would be the disk.
@@ -195,7 +199,7 @@ fn words(workshop: &Workshop, system: System) -> Vec<String> {
 }
 
 /// `mayfly`: `MAYFLY`, or the one that cargo put beside this one.
-fn program() -> Result<PathBuf, Failure> {
+pub(crate) fn program() -> Result<PathBuf, Failure> {
     let program = match std::env::var_os("MAYFLY") {
         Some(path) => PathBuf::from(path),
         None => {

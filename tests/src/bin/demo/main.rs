@@ -23,6 +23,7 @@ mod burn;
 mod crew;
 mod failure;
 mod holders;
+mod keep;
 mod life;
 mod space;
 mod stage;

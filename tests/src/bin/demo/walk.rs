@@ -6,7 +6,7 @@ use crate::life::PIECE_MIB;
 use crate::space::{self, MIB, human};
 use crate::stage::Stage;
 use crate::workshop::Workshop;
-use crate::{begin, burn, holders, theft};
+use crate::{begin, burn, holders, keep, theft};
 
 /// The most that fits into the guest's file system.
 const DISK_HOLDS_MIB: u64 = 1536;
@@ -33,7 +33,8 @@ pub(crate) fn run(workshop: &Workshop, mib: u64) -> Result<bool, Failure> {
     let wrote = burn::write(&mut stage, workshop, &mut life, mib)?;
     theft::show(&mut stage, workshop, &life.crew)?;
     burn::by_poweroff(&mut stage, workshop, life, wrote)?;
-    let life = burn::not_by_reboot(&mut stage, workshop)?;
+    let mut life = burn::not_by_reboot(&mut stage, workshop)?;
+    keep::decide(&mut stage, workshop, &mut life)?;
     burn::by_kill(&mut stage, workshop, life, mib)?;
 
     base_again(&mut stage, workshop, &before)?;

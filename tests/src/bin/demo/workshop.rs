@@ -2,7 +2,7 @@
 //!
 //! The base is the Debian image that `make images` keeps, used where it lies: that nobody writes to it is the point.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +12,9 @@ use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use tests::guest::Assets;
 
 use crate::failure::Failure;
+
+/// The size of an image to be committed to.
+const GOLDEN_BYTES: u64 = 64 << 20;
 
 /// The directories and files of one run.
 #[derive(Debug, Clone)]
@@ -38,6 +41,8 @@ impl Workshop {
             let made = DirBuilder::new().mode(0o755).create(&dir);
             made.map_err(Failure::while_doing(format!("make {}", dir.display())))?;
         }
+        let golden = File::create_new(workshop.golden()).and_then(|golden| golden.set_len(GOLDEN_BYTES));
+        golden.map_err(Failure::while_doing("make golden.raw"))?;
         // The thief is another user than we are when we are root, and must not fail for want of a place to put things.
         let open = fs::set_permissions(workshop.loot(), fs::Permissions::from_mode(0o777));
         open.map_err(Failure::while_doing("open the loot directory to everybody"))?;
@@ -62,6 +67,31 @@ impl Workshop {
     /// Where a thief may write.
     pub(crate) fn loot(&self) -> PathBuf {
         self.dir.join("loot")
+    }
+
+    /// The directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A file in it.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// An image of the demo's own, which may be committed to.
+    pub(crate) fn golden(&self) -> PathBuf {
+        self.file("golden.raw")
+    }
+
+    /// Its device and inode.
+    pub(crate) fn golden_identity(&self) -> Result<(u64, u64), Failure> {
+        identity(&self.golden())
+    }
+
+    /// Where the helper of that disk takes orders.
+    pub(crate) fn control(&self) -> PathBuf {
+        self.file("vdb.ctl")
     }
 
     /// Where `mayfly run` writes what its processes report.

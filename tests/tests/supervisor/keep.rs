@@ -1,0 +1,107 @@
+//! What is kept at the end of a run, or reset between two boots, and who else may give orders meanwhile.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+
+use nix::sys::signal::Signal;
+use tests::bare;
+use tests::ctl::Ctl;
+use tests::payload::{Mode, Payload};
+use tests::place::Place;
+use tests::require;
+use tests::supervised::END;
+
+use crate::support::{DISK, shell, turn};
+
+fn program() -> Payload {
+    Payload::new(Mode::Protected).print("hello\n")
+}
+
+#[test]
+fn every_disk_is_saved_under_its_name_however_the_guest_ends() {
+    require!(kvm);
+    let _turn = turn();
+    let place = Place::with_noise(DISK, 60);
+    let out = place.dir().join("out.raw");
+    let on_exit = format!("--on-exit=save={}", out.display());
+    for (program, disks, code, names) in [
+        (program().power_off(), 1, 0, &["out.raw"][..]),
+        (program().crash(), 2, 13, &["out-vda.raw", "out-vdb.raw"]),
+    ] {
+        let ended = bare::run(&place, "kvm", disks, &program).and([&on_exit]).output();
+
+        assert_eq!(ended.code, Some(code), "{ended:?}");
+        for name in names {
+            let kept = fs::read(place.dir().join(name)).expect("the disk has a file");
+            assert!(kept == place.content(), "{name}");
+        }
+    }
+    let refused = bare::run(&place, "kvm", 1, &program().power_off())
+        .and([&on_exit])
+        .output();
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("out.raw is there already"), "{refused:?}");
+}
+
+#[test]
+fn what_cannot_be_saved_has_a_code_of_its_own() {
+    require!(kvm);
+    let _turn = turn();
+    let place = Place::with_noise(DISK, 61);
+
+    let run = bare::run(&place, "kvm", 1, &program().power_off());
+    let ended = run.and(["--on-exit=save=/nowhere/out.raw"]).output();
+
+    assert_eq!(ended.code, Some(17), "{ended:?}");
+    assert!(ended.stderr.contains("cannot open the directory /nowhere"), "{ended:?}");
+    assert!(ended.stderr.contains("is lost"), "{ended:?}");
+}
+
+#[test]
+fn nothing_is_committed_where_nothing_was_written_and_nothing_asked_without_a_terminal() {
+    require!(kvm);
+    let _turn = turn();
+    let place = Place::with_noise(DISK, 62);
+    let run = |on_exit| {
+        bare::run(&place, "kvm", 1, &program().power_off())
+            .and([on_exit])
+            .output()
+    };
+
+    let ended = run("--on-exit=commit");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("nothing to keep"), "{ended:?}");
+    let ended = run("--on-exit=ask");
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.stderr.contains("needs a terminal"), "{ended:?}");
+}
+
+#[test]
+fn a_disk_is_reset_at_each_reboot_if_that_is_wanted() {
+    require!(kvm);
+    let _turn = turn();
+    let place = Place::with_noise(DISK, 63);
+    let ctl = Ctl::at(place.dir().join("vda.ctl"));
+    let control = format!("{},control={}", place.base().display(), ctl.socket().display());
+    // Long enough for somebody to come and listen.
+    let program = program().times(200_000, |turn| turn.out(0x80, 0)).reboot();
+    let mut run = bare::run(&place, "kvm", 0, &program)
+        .and([format!("--disk={control}"), "--reset-on-reboot".to_owned()])
+        .on_pipes();
+    run.wait_for("hello\n", END);
+    let mut events = ctl.start(["events"]);
+
+    let mut lines = BufReader::new(events.stdout()).lines();
+
+    let reset = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("as the base again")));
+    assert!(reset.is_some());
+    run.wait_for("hello\nhello\n", END);
+    run.signal(Signal::SIGTERM);
+    assert_eq!(run.wait_within(END).code, Some(143));
+    assert!(!ctl.socket().exists(), "the socket is left");
+    assert_eq!(events.end().code, Some(21), "the helper went away");
+
+    let ended = shell(&place).and(["--reset-on-reboot"]).output();
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.stderr.contains("needs KVM"), "{ended:?}");
+}
