@@ -211,8 +211,9 @@ impl Console {
         if self.keys.is_none() || raw.is_some_and(|raw| raw.pause().is_err()) {
             return false;
         }
-        self.show(question);
+        // Before the question: who sees it may answer at once.
         terminal::discard_input();
+        self.show(question);
         self.answer = Some(Vec::new());
         true
     }
