@@ -41,6 +41,7 @@ mod scratch;
 mod slots;
 mod space;
 mod store;
+mod sync;
 mod whole;
 
 use crate::base::Base;
@@ -53,9 +54,10 @@ use regions::{REGION_BYTES, Regions};
 use runs::Run;
 use slots::Slots;
 use std::io;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use store::Store;
+use sync::{Mutex, MutexGuard};
 use thiserror::Error;
 use whole::reserve;
 

@@ -3,8 +3,9 @@
 //! A slice of a request lies in one region and holds one lock, so there is no order to get wrong. Two regions may share a
 //! lock; that costs waiting, never correctness.
 
+use super::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use protocol::units::ByteRange;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::PoisonError;
 
 /// Bytes in a region, and hence the most that one slice moves.
 pub(crate) const REGION_BYTES: u64 = 1 << 20;

@@ -13,6 +13,8 @@ use std::os::unix::fs::FileExt;
 mod concurrency;
 mod encryption;
 mod frozen;
+#[cfg(feature = "shuttle")]
+mod interleavings;
 
 const SECTOR: usize = 512;
 
