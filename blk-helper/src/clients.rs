@@ -3,7 +3,7 @@
 //!
 //! Each is heard in turn, one packet at a time, and never waited for. The operator is there to the end, and his leaving is the end;
 //! clients come and go. One that has said nothing for a while makes room for another, so that silent ones keep nobody
-//! out, unless it waits for events and takes them.
+//! out, unless it waits for events and takes them, or for its save.
 //!
 //! What they say is [`crate::control`]'s affair, what is done about it that of `serve/orders.rs`.
 
@@ -122,11 +122,16 @@ impl Clients {
         }
     }
 
-    /// Lets the next clients in, or turns them away.
+    /// Lets the next clients in, or turns them away. The client whose save is running, if there is one, keeps its place.
     ///
     /// # Errors
     /// When the listening socket fails.
-    pub(crate) fn answer_knocks(&mut self, epoll: &Epoll, admission: &Admission) -> Result<(), Errno> {
+    pub(crate) fn answer_knocks(
+        &mut self,
+        epoll: &Epoll,
+        admission: &Admission,
+        saves: Option<ClientId>,
+    ) -> Result<(), Errno> {
         for _ in 0..KNOCKS_A_TURN {
             let Some(door) = &self.door else { break };
             let socket = match accept_with(&*door.0, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
@@ -137,7 +142,7 @@ impl Clients {
             let channel = Channel::accepted(socket);
             if let Err(refused) = admission.check(&channel) {
                 info!("a client of the control channel was turned away: {}", chain(&refused));
-            } else if !self.make_room(epoll) {
+            } else if !self.make_room(epoll, saves) {
                 channel.send(&Reply::error(None, "busy: there are eight clients already").encode());
             } else {
                 let client = Client::new(self.next, channel);
@@ -153,11 +158,11 @@ impl Clients {
     }
 
     /// Whether there is a place, perhaps that of one who has long been silent.
-    fn make_room(&mut self, epoll: &Epoll) -> bool {
+    fn make_room(&mut self, epoll: &Epoll, saves: Option<ClientId>) -> bool {
         if self.guests.len() >= MOST {
             let now = Instant::now();
-            let idle = self.guests.iter().position(|client| client.is_idle(now));
-            if let Some(index) = idle {
+            let is_idle = |client: &Client| client.is_idle(now) && saves != Some(client.id);
+            if let Some(index) = self.guests.iter().position(is_idle) {
                 self.remove(index, epoll);
             }
         }
@@ -296,6 +301,25 @@ mod tests {
             missed: 1,
         });
         assert!(client.is_idle(later));
+    }
+
+    #[test]
+    fn who_waits_for_its_save_keeps_its_place() {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+        let mut clients = Clients::new(None, None, &epoll, 0).unwrap();
+        let numbers = FIRST..FIRST + u64::try_from(MOST).unwrap();
+        for number in numbers.clone() {
+            let (channel, _theirs) = pair();
+            let mut client = Client::new(number, channel);
+            client.heard = client.heard.checked_sub(IDLE).unwrap();
+            clients.guests.push(client);
+        }
+        let saves = Some(ClientId(FIRST));
+
+        assert!(clients.make_room(&epoll, saves));
+        let left: Vec<_> = clients.guests.iter().map(|client| client.id.0).collect();
+        let expected: Vec<_> = numbers.filter(|number| *number != FIRST + 1).collect();
+        assert_eq!(left, expected);
     }
 
     #[test]

@@ -50,6 +50,11 @@ impl Service {
         Ok(Answer::Saving)
     }
 
+    /// Whether a save is running.
+    pub(crate) fn is_saving(&self) -> bool {
+        self.burning().is_some_and(|(_, saver)| saver.is_running())
+    }
+
     /// Calls the save off.
     ///
     /// # Errors

@@ -75,13 +75,13 @@ impl Shortage {
     }
 
     fn quota_reached(&self, limit_bytes: u64) {
-        if self.quota.close() {
+        if self.quota.close(Instant::now()) {
             self.events.emit(Event::QuotaReached { limit_bytes });
         }
     }
 
     fn space_low(&self, free_bytes: u64, keep_free_bytes: u64) {
-        if self.floor.close() {
+        if self.floor.close(Instant::now()) {
             self.events.emit(Event::SpaceLow {
                 free_bytes,
                 keep_free_bytes,
@@ -96,7 +96,7 @@ fn is_full(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT))
 }
 
-/// Whether something holds, and when that was told last.
+/// Whether something holds and was told, and when it was told last.
 #[derive(Debug, Default)]
 struct Latch {
     closed: AtomicBool,
@@ -104,21 +104,21 @@ struct Latch {
 }
 
 impl Latch {
-    /// It holds. Says whether to tell.
-    fn close(&self) -> bool {
-        if self.closed.swap(true, Ordering::Relaxed) {
+    /// It holds. Says whether to tell. If it is too soon after the last time, who notices next tells: what lasts is told in the end.
+    fn close(&self, now: Instant) -> bool {
+        if self.is_closed() {
             return false;
         }
-        let now = Instant::now();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let due = told.is_none_or(|told| now.saturating_duration_since(told) >= BETWEEN);
         if due {
             *told = Some(now);
+            self.closed.store(true, Ordering::Relaxed);
         }
         due
     }
 
-    /// Whether it holds.
+    /// Whether it holds, and that was told.
     fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
@@ -138,7 +138,6 @@ mod tests {
         let events = Arc::new(Events::new().unwrap());
         let shortage = Shortage::new(AtLimit::Hold, Arc::clone(&events));
         assert_eq!(shortage.policy(), AtLimit::Hold);
-        let begun = Instant::now();
 
         for _ in 0..100 {
             shortage.quota_reached(4096);
@@ -151,17 +150,19 @@ mod tests {
         };
         assert_eq!(events.take(), Some(low));
         assert_eq!(events.take(), None);
+    }
 
-        shortage.quota.open();
-        shortage.quota_reached(4096);
-        assert!(
-            events.take().is_none() || begun.elapsed() >= BETWEEN,
-            "told twice in a second"
-        );
-        std::thread::sleep(BETWEEN);
-        shortage.quota.open();
-        shortage.quota_reached(8192);
-        assert_eq!(events.take(), Some(Event::QuotaReached { limit_bytes: 8192 }));
+    #[test]
+    fn it_is_told_again_after_there_was_space_and_not_twice_in_a_second() {
+        let (latch, now) = (Latch::default(), Instant::now());
+        assert!(latch.close(now));
+        assert!(!latch.close(now + 2 * BETWEEN), "it holds already");
+
+        latch.open();
+
+        assert!(!latch.close(now + BETWEEN / 2));
+        assert!(latch.close(now + BETWEEN), "it is never told");
+        assert!(!latch.close(now + 3 * BETWEEN));
     }
 
     #[test]

@@ -134,10 +134,12 @@ impl ClusterMap {
         }
     }
 
-    /// Records where the bytes of `cluster`, which was admitted, are. If it was Held, its slot stays with the copy.
-    pub(crate) fn set(&self, cluster: Cluster, state: State) {
+    /// Records where the bytes of `cluster`, which was admitted, are. Says whether a copy keeps what it was: then its slot is not
+    /// free, also if it was looked up, as Dirty, just before the map was frozen.
+    pub(crate) fn set(&self, cluster: Cluster, state: State) -> bool {
         let old = self.state(cluster);
-        if self.must_keep(cluster) {
+        let keeps = self.must_keep(cluster);
+        if keeps {
             // Cannot be full: only pages of the map that were admitted have one here, and the map has a limit.
             let admitted = self.kept.admit(cluster.0..cluster.0.saturating_add(1));
             debug_assert!(admitted.is_ok(), "what is kept has no limit of its own");
@@ -150,6 +152,7 @@ impl ClusterMap {
         if let Some(counter) = self.counter(state) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
+        keeps
     }
 
     fn counter(&self, state: State) -> Option<&AtomicU64> {

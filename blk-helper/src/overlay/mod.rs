@@ -316,17 +316,23 @@ impl Overlay {
 
     /// Makes whole clusters Zero and frees their slots.
     fn forget(&self, whole: ByteRange) -> Result<(), OverlayError> {
-        for run in self.runs_to_change(whole) {
-            if run.state == State::Zero {
-                continue;
-            }
-            self.map.admit(run.clusters())?;
-            for cluster in run.clusters() {
-                self.map.set(Cluster(cluster), State::Zero);
-            }
-            if let State::Dirty(slot) = run.state {
-                self.release(slot, run.cluster_count());
-            }
+        self.runs_to_change(whole).try_for_each(|run| self.forget_run(run))
+    }
+
+    fn forget_run(&self, run: Run) -> Result<(), OverlayError> {
+        if run.state == State::Zero {
+            return Ok(());
+        }
+        self.map.admit(run.clusters())?;
+        // The disk may be frozen at any moment, also since the run was looked up: from there on the slots are the copy's, and those
+        // that are free are the first ones.
+        let mut free = 0;
+        for cluster in run.clusters() {
+            let is_kept = self.map.set(Cluster(cluster), State::Zero);
+            free += u64::from(!is_kept);
+        }
+        if let State::Dirty(slot) = run.state {
+            self.release(slot, free);
         }
         Ok(())
     }
@@ -334,6 +340,9 @@ impl Overlay {
     /// Gives slots back, once no cluster names them: first their space, then the slots themselves, so that a punch
     /// cannot hit a slot's next owner.
     fn release(&self, first: Slot, count: u64) {
+        if count == 0 {
+            return;
+        }
         // A file system that cannot punch keeps the space until the helper ends; the slot is reused all the same, so
         // the overlay does not grow, and no answer depends on the punch.
         let _ = self.store.punch(first, count);

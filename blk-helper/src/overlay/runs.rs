@@ -23,12 +23,6 @@ impl Run {
         clusters_of(self.part)
     }
 
-    /// How many they are.
-    pub(crate) fn cluster_count(self) -> u64 {
-        let clusters = self.clusters();
-        clusters.end.saturating_sub(clusters.start)
-    }
-
     /// Where in its first cluster it begins, in bytes.
     pub(crate) fn within_cluster(self) -> u64 {
         self.part.start() % CLUSTER_BYTES
@@ -134,7 +128,7 @@ mod tests {
                     at += 512;
                 }
                 if let Some(previous) = previous {
-                    prop_assert_ne!(run.state, continued(previous.state, previous.cluster_count()), "not maximal");
+                    prop_assert_ne!(run.state, continued(previous.state, previous.clusters().count() as u64), "not maximal");
                 }
                 previous = Some(run);
             }

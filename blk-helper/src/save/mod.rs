@@ -16,7 +16,7 @@ use crate::disk::{Disk, Medium};
 use crate::events::Events;
 use crate::overlay::{Frozen, FrozenRun, Overlay, Scratch};
 use crate::staff::{Member, StaffError, Task};
-use log::info;
+use log::{info, warn};
 use policy::logging::chain;
 use protocol::control::{Event, SaveFormat, SaveRequest, SaveState, SaveStatus};
 use protocol::units::ByteRange;
@@ -302,24 +302,29 @@ impl Saving {
     }
 
     fn tell(&self, overlay: &Overlay, outcome: Result<(), SaveError>) {
-        let state = match outcome {
-            Ok(()) => SaveState::Done,
-            Err(SaveError::Cancelled) => SaveState::Cancelled,
-            Err(error) => SaveState::Failed(chain(&error)),
-        };
         debug_assert!(!overlay.is_frozen(), "a save that ended leaves nothing frozen");
-        info!("a save ended: {state:?}");
+        let (state, event) = match outcome {
+            Ok(()) => {
+                info!("the save is done");
+                (SaveState::Done, Event::Saved)
+            }
+            Err(SaveError::Cancelled) => {
+                info!("the save was called off");
+                (SaveState::Cancelled, Event::SaveCancelled)
+            }
+            Err(error) => {
+                let reason = chain(&error);
+                warn!("the save failed: {reason}");
+                (SaveState::Failed(reason.clone()), Event::SaveFailed { reason })
+            }
+        };
         let mut papers = self.desk.papers();
         if let Some(save) = &mut papers.save {
             save.done_bytes = self.desk.done.load(Ordering::Relaxed);
-            save.state = state.clone();
+            save.state = state;
         }
         drop(papers);
-        self.desk.events.emit(match state {
-            SaveState::Running | SaveState::Done => Event::Saved,
-            SaveState::Cancelled => Event::SaveCancelled,
-            SaveState::Failed(reason) => Event::SaveFailed { reason },
-        });
+        self.desk.events.emit(event);
     }
 }
 

@@ -16,7 +16,7 @@ pub(super) struct RawImage<'a> {
     base: &'a Base,
     /// The base's blocks are there.
     shared: bool,
-    /// The stretch of the base, found last, before which and in which there are no holes that are known.
+    /// The stretch with data that the base's file system named last. From where it was asked up to there is a hole.
     data: (u64, u64),
 }
 

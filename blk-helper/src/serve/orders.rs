@@ -30,8 +30,9 @@ impl Server {
                 let _ = self.service.cancel_save();
             }
         }
+        let saves = self.saves_for.filter(|_| self.service.is_saving());
         self.clients
-            .answer_knocks(&self.service.control, &self.service.admission)?;
+            .answer_knocks(&self.service.control, &self.service.admission, saves)?;
         for _ in 0..ORDERS_A_TURN {
             let Some((who, packet)) = self.clients.hear()? else {
                 break;

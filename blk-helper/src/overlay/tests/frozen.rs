@@ -140,6 +140,25 @@ fn what_the_copy_has_passed_is_overwritten_in_place() {
     assert_forgotten(&bench);
 }
 
+/// A discard that has looked up a run and is overtaken by a freeze before it records anything: what the copy keeps is not given to
+/// others.
+#[test]
+fn a_discard_that_a_freeze_overtakes_leaves_the_copy_its_slots() {
+    let mut bench = Bench::new(8 * CLUSTER, UNLIMITED);
+    bench.write(0, &mut [0xaa; 8 * CLUSTER]).unwrap();
+    let range = bench.overlay.capacity().range(Sector(0), SectorCount(32)).unwrap();
+    let looked_up = bench.overlay.runs_to_change(range).next().unwrap();
+    let copy = Copy::begin(&bench);
+
+    bench.overlay.forget_run(looked_up).unwrap();
+    bench.model[..4 * CLUSTER].fill(0);
+    bench.write(0, &mut [0xbb; CLUSTER]).unwrap();
+
+    copy.end(&mut bench);
+    bench.check();
+    assert_forgotten(&bench);
+}
+
 /// How far a thread has come: writes issued, and writes completed.
 #[derive(Default)]
 struct Progress {
