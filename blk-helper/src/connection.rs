@@ -1,7 +1,7 @@
 //! One frontend's connection: messages are handled as they are complete, and a peer that dawdles is dropped.
 
+use crate::back_channel::BackChannel;
 use crate::backend::Backend;
-use crate::channel::Channel;
 use crate::gate::{self, GateError, Look};
 use log::debug;
 use nix::errno::Errno;
@@ -33,7 +33,7 @@ pub(crate) struct Connection {
     /// It sent a message that was in order: a frontend, not somebody who looks whether anybody is there.
     spoke: bool,
     /// The way to tell it something unasked.
-    channel: Option<Channel>,
+    channel: Option<BackChannel>,
 }
 
 /// Why a connection ended.
@@ -112,7 +112,7 @@ impl Connection {
                 }
                 Look::Channel => {
                     self.deadline = None;
-                    self.channel = Some(Channel::take(&self.stream).map_err(Ended::Channel)?);
+                    self.channel = Some(BackChannel::take(&self.stream).map_err(Ended::Channel)?);
                     self.spoke = true;
                 }
                 Look::Empty => return self.wait(),

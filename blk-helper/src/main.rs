@@ -8,11 +8,11 @@
 #![deny(unsafe_code)]
 
 mod args;
+mod back_channel;
 mod backend;
 mod base;
 mod bell;
 mod chain;
-mod channel;
 mod check;
 mod cipher;
 mod clients;

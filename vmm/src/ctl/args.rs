@@ -6,7 +6,6 @@ use clap::{Args, Subcommand, ValueEnum};
 use protocol::control::{AtLimit, LimitsChange, Rate};
 use std::fmt::Write;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 /// A question or an order to a helper.
 #[derive(Debug, Args)]
@@ -95,11 +94,11 @@ pub(crate) struct Limits {
     #[arg(long, value_name = "SIZE")]
     overlay_limit: Option<Size>,
     /// Most requests a second, and how many at once after a pause; 0 for no limit
-    #[arg(long, value_name = "N[:BURST]")]
-    iops: Option<Pace>,
+    #[arg(long, value_name = "N[:BURST]", value_parser = Rate::parse_requests)]
+    iops: Option<Rate>,
     /// Most bytes a second, and how many at once after a pause; 0 for no limit
-    #[arg(long, value_name = "SIZE[:BURST]")]
-    bandwidth: Option<Pace>,
+    #[arg(long, value_name = "SIZE[:BURST]", value_parser = Rate::parse_bytes)]
+    bandwidth: Option<Rate>,
     /// Bytes that the overlay's file system keeps free; 0 for none
     #[arg(long, value_name = "SIZE")]
     keep_free: Option<Size>,
@@ -115,27 +114,13 @@ enum Held {
     Hold,
 }
 
-/// So much a second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Pace(Rate);
-
-impl FromStr for Pace {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (rate, burst) = text.split_once(':').unwrap_or((text, "0"));
-        let (Size(per_second), Size(burst)) = (rate.parse()?, burst.parse()?);
-        Ok(Self(Rate { per_second, burst }))
-    }
-}
-
 impl Limits {
     /// As the helper is told.
     pub(crate) fn change(&self) -> LimitsChange {
         LimitsChange {
             overlay_bytes: self.overlay_limit.map(|Size(bytes)| bytes),
-            iops: self.iops.map(|Pace(rate)| rate),
-            bandwidth: self.bandwidth.map(|Pace(rate)| rate),
+            iops: self.iops,
+            bandwidth: self.bandwidth,
             keep_free_bytes: self.keep_free.map(|Size(bytes)| bytes),
             at_limit: self.at_limit.map(|held| match held {
                 Held::Error => AtLimit::Error,
@@ -210,7 +195,7 @@ mod tests {
 
     #[test]
     fn limits_are_read_as_people_write_them() {
-        let Order::SetLimits(limits) = read("s set-limits --iops 500:2K --bandwidth 0 --at-limit hold")
+        let Order::SetLimits(limits) = read("s set-limits --iops 500:2000 --bandwidth 1M --at-limit hold")
             .unwrap()
             .order
         else {
@@ -219,15 +204,20 @@ mod tests {
         let expected = LimitsChange {
             iops: Some(Rate {
                 per_second: 500,
-                burst: 2048,
+                burst: 2000,
             }),
-            bandwidth: Some(Rate::UNLIMITED),
+            bandwidth: Some(Rate {
+                per_second: 1 << 20,
+                burst: 0,
+            }),
             at_limit: Some(AtLimit::Hold),
             ..LimitsChange::default()
         };
         assert_eq!(limits.change(), expected);
         read("s set-limits").unwrap_err();
-        assert!(read("s set-limits --iops many").unwrap_err().contains("512M"));
+        for nonsense in ["--iops many", "--iops 2K", "--bandwidth fast"] {
+            read(&format!("s set-limits {nonsense}")).expect_err("as blk-helper reads it");
+        }
     }
 
     #[test]

@@ -45,7 +45,7 @@ enum CtlError {
     Usage(&'static str),
     #[error(transparent)]
     Output(#[from] FreshError),
-    #[error("the base stays as it is")]
+    #[error("{}", .0.effect())]
     Commit(#[source] CommitError),
     #[error("the helper could not save the disk: {0}")]
     Save(String),
@@ -70,9 +70,8 @@ impl CtlError {
                 | ChannelError::Other => Code::Unreachable,
             },
             Self::Usage(_) => Code::Usage,
-            Self::Output(FreshError::System { .. }) | Self::Commit(CommitError::File(FreshError::System { .. })) => {
-                Code::Failed
-            }
+            Self::Output(FreshError::System { .. } | FreshError::Unsynced { .. })
+            | Self::Commit(CommitError::File(FreshError::System { .. } | FreshError::Unsynced { .. })) => Code::Failed,
             Self::Output(_) | Self::Commit(_) => Code::Refused,
             Self::Print(error) if error.kind() == io::ErrorKind::BrokenPipe => return signals::code(Signal::SIGPIPE),
             Self::Save(_) | Self::Print(_) | Self::Wait(_) => Code::Failed,

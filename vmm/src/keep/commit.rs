@@ -26,7 +26,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-/// Why there is no commit. Nothing has changed then.
+/// Why there is no commit. [`CommitError::effect`] says what has changed then: hardly ever anything.
 #[derive(Debug, Error)]
 pub(crate) enum CommitError {
     #[error("cannot find the base {}", path.display())]
@@ -53,6 +53,21 @@ pub(crate) enum CommitError {
     },
     #[error(transparent)]
     File(#[from] FreshError),
+}
+
+impl CommitError {
+    /// What has become of the base, in words.
+    pub(crate) const fn effect(&self) -> &'static str {
+        match self {
+            Self::File(FreshError::Unsynced { .. }) => "the base is the new one",
+            Self::Find { .. }
+            | Self::Unfit { .. }
+            | Self::Replaced(_)
+            | Self::Locked(_)
+            | Self::Attributes { .. }
+            | Self::File(_) => "the base stays as it is",
+        }
+    }
 }
 
 /// A commit that nothing speaks against, and the file for the disk.

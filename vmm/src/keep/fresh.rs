@@ -30,6 +30,12 @@ pub(crate) enum FreshError {
     InUse(PathBuf),
     #[error("{} is in the way, and is no file that a save or commit has left there", .0.display())]
     InTheWay(PathBuf),
+    #[error("a crash of this machine may still undo it: cannot bring the new name {} onto the disk", path.display())]
+    Unsynced {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot {doing} {}", path.display())]
     System {
         doing: &'static str,
@@ -187,7 +193,7 @@ impl Fresh {
     /// Gives it its name, which nothing else has.
     ///
     /// # Errors
-    /// [`FreshError`]; unless it says that only the directory could not be written, nothing has the name then.
+    /// [`FreshError`]; unless it is [`FreshError::Unsynced`], nothing has the name then.
     pub(crate) fn publish_new(self) -> Result<(), FreshError> {
         self.publish(|place, from| {
             match renameat_with(&place.dir, from, &place.dir, &place.name, RenameFlags::NOREPLACE) {
@@ -204,7 +210,7 @@ impl Fresh {
     /// Gives it its name, in place of what has it.
     ///
     /// # Errors
-    /// [`FreshError`]; unless it says that only the directory could not be written, what had the name has it still.
+    /// [`FreshError`]; unless it is [`FreshError::Unsynced`], what had the name has it still.
     pub(crate) fn publish_over(self) -> Result<(), FreshError> {
         self.publish(|place, from| {
             let (from_dir, to_dir) = (&place.dir, &place.dir);
@@ -219,8 +225,10 @@ impl Fresh {
             Err(Errno::EXIST) => return Err(FreshError::Exists(self.place.path.clone())),
             Err(errno) => return Err(failed("give the new file the name", &self.place.path)(errno)),
         }
-        let doing = "make sure that a crash of this machine cannot undo the new name";
-        fsync(&self.place.dir).map_err(failed(doing, &self.place.path))
+        fsync(&self.place.dir).map_err(|errno| FreshError::Unsynced {
+            path: self.place.path.clone(),
+            source: errno.into(),
+        })
     }
 }
 

@@ -18,7 +18,7 @@ use thiserror::Error;
 pub(crate) enum KeepError {
     #[error(transparent)]
     File(#[from] FreshError),
-    #[error("the base stays as it is")]
+    #[error("{}", .0.effect())]
     Commit(#[from] CommitError),
     #[error(transparent)]
     Channel(#[from] ChannelError),
@@ -35,7 +35,7 @@ pub(crate) enum KeepError {
 
 /// Where the disk goes.
 #[derive(Debug)]
-enum Into {
+enum Target {
     File(Fresh, PathBuf),
     Base(Box<Commit>),
 }
@@ -46,7 +46,7 @@ pub(crate) struct Keeping {
     /// Which one.
     pub(crate) disk: usize,
     follow: Follow,
-    into: Into,
+    target: Target,
 }
 
 impl Keeping {
@@ -60,25 +60,25 @@ impl Keeping {
         fate: &Fate,
         image: &Path,
     ) -> Result<Option<Self>, KeepError> {
-        let into = match fate {
+        let target = match fate {
             Fate::Burn => return Ok(None),
-            Fate::Save(out) => Into::File(Fresh::create_new(Place::open(out)?)?, out.clone()),
+            Fate::Save(out) => Target::File(Fresh::create_new(Place::open(out)?)?, out.clone()),
             Fate::Commit => {
                 let question = control.ask_status()?;
                 let served = control.status(question, Instant::now() + PATIENCE)?.base;
-                Into::Base(Box::new(Commit::prepare(image, &served, false)?))
+                Target::Base(Box::new(Commit::prepare(image, &served, false)?))
             }
         };
-        let output = match &into {
-            Into::File(fresh, _) => fresh.file(),
-            Into::Base(commit) => commit.output(),
+        let output = match &target {
+            Target::File(fresh, _) => fresh.file(),
+            Target::Base(commit) => commit.output(),
         };
         let request = SaveRequest {
             format: SaveFormat::Raw,
             backing: None,
         };
         let follow = Follow::begin(control.channel(), request, output)?;
-        Ok(Some(Self { disk, follow, into }))
+        Ok(Some(Self { disk, follow, target }))
     }
 
     /// How far it is, as far as is known.
@@ -125,12 +125,12 @@ impl Keeping {
     /// [`KeepError`].
     pub(crate) fn finish(self, status: &SaveStatus) -> Result<String, KeepError> {
         let size = show(status.total_bytes);
-        match self.into {
-            Into::File(fresh, out) => {
+        match self.target {
+            Target::File(fresh, out) => {
                 fresh.publish_new()?;
                 Ok(format!("saved to {} ({size})", out.display()))
             }
-            Into::Base(commit) => {
+            Target::Base(commit) => {
                 let done = commit.finish()?;
                 let path = done.path.display();
                 if let Some(format) = done.looks_like {

@@ -172,3 +172,21 @@ fn a_disk_that_looks_like_an_image_is_told() {
 
     assert_eq!(commit.finish().unwrap().looks_like, Some("a qcow2 image"));
 }
+
+#[test]
+fn that_the_base_stays_as_it_is_is_said_only_where_it_does() {
+    let path = || PathBuf::from("base.raw");
+    let source = || io::Error::from(Errno::IO);
+    let after = CommitError::File(FreshError::Unsynced {
+        path: path(),
+        source: source(),
+    });
+    let before = CommitError::File(FreshError::System {
+        doing: "lock",
+        path: path(),
+        source: source(),
+    });
+
+    assert_eq!(after.effect(), "the base is the new one");
+    assert_eq!(before.effect(), "the base stays as it is");
+}

@@ -29,9 +29,9 @@ const NEED_REPLY: u32 = 8;
 
 /// A frontend's end of the channel is known.
 #[derive(Debug)]
-pub(crate) struct Channel(OwnedFd);
+pub(crate) struct BackChannel(OwnedFd);
 
-impl Channel {
+impl BackChannel {
     /// Takes the message that is in `stream`, whole, and answers it if that is wanted.
     ///
     /// # Errors
@@ -116,7 +116,7 @@ mod tests {
         let (channel, mut told) = UnixStream::pair().unwrap();
         say(&theirs, VERSION | NEED_REPLY, &[&channel]);
 
-        Channel::take(&ours).unwrap().tell_of_change();
+        BackChannel::take(&ours).unwrap().tell_of_change();
 
         let mut reply = [0; 20];
         theirs.read_exact(&mut reply).unwrap();
@@ -133,7 +133,7 @@ mod tests {
         for sent in [&[][..], &[&channel, &channel][..]] {
             let (ours, theirs) = UnixStream::pair().unwrap();
             say(&theirs, VERSION, sent);
-            Channel::take(&ours).unwrap_err();
+            BackChannel::take(&ours).unwrap_err();
         }
     }
 
@@ -142,7 +142,7 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (channel, _told) = UnixStream::pair().unwrap();
         say(&theirs, VERSION, &[&channel]);
-        let channel = Channel::take(&ours).unwrap();
+        let channel = BackChannel::take(&ours).unwrap();
         for _ in 0..10_000 {
             channel.tell_of_change();
         }
