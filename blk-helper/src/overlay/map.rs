@@ -16,6 +16,7 @@
 
 use super::OverlayError;
 use super::pages::{CountedWords, Full};
+use super::sync;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -84,7 +85,7 @@ pub(crate) struct ClusterMap {
     /// What frozen clusters were, plus one; 0 where nothing is kept.
     kept: CountedWords,
     /// No cluster below this one is frozen.
-    frozen_from: AtomicU64,
+    frozen_from: sync::AtomicU64,
     dirty: AtomicU64,
     zero: AtomicU64,
 }
@@ -107,7 +108,7 @@ impl ClusterMap {
         Ok(Self {
             words: CountedWords::new(clusters, max_bytes)?,
             kept: CountedWords::new(clusters, u64::MAX)?,
-            frozen_from: AtomicU64::new(NOWHERE),
+            frozen_from: sync::AtomicU64::new(NOWHERE),
             dirty: AtomicU64::new(0),
             zero: AtomicU64::new(0),
         })

@@ -50,7 +50,7 @@ impl Copy {
     }
 }
 
-fn copy_piece(overlay: &Overlay, piece: ByteRange, scratch: &mut Scratch) -> Vec<u8> {
+pub(super) fn copy_piece(overlay: &Overlay, piece: ByteRange, scratch: &mut Scratch) -> Vec<u8> {
     let mut runs: Vec<FrozenRun> = Vec::new();
     overlay.frozen_runs(piece, &mut runs);
     let mut bytes = Vec::new();

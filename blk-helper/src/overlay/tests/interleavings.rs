@@ -3,6 +3,7 @@
 //! Threads do one thing each to the same clusters. Afterwards each region of the disk must be what the same things, done one after the other in
 //! some order, make of an array of bytes; no slot may have two owners, and none may be lost.
 
+use super::frozen::copy_piece;
 use super::*;
 use shuttle::thread;
 use std::cell::RefCell;
@@ -91,6 +92,22 @@ fn orders(acts: &[Act]) -> Vec<Vec<Act>> {
         .collect()
 }
 
+fn assert_slots_are_owned_once(overlay: &Overlay) {
+    let slots: Vec<_> = (0..CLUSTERS)
+        .filter_map(|cluster| match overlay.map.state(Cluster(cluster)) {
+            State::Dirty(slot) => Some(slot.0),
+            State::Clean | State::Zero | State::Held(_) => None,
+        })
+        .collect();
+    let different: BTreeSet<_> = slots.iter().collect();
+    assert_eq!(different.len(), slots.len(), "a slot has two owners");
+    assert_eq!(
+        overlay.slots().in_use(),
+        u64::try_from(slots.len()).unwrap(),
+        "a slot is lost"
+    );
+}
+
 /// Each sector of `view`, which begins at `start`, is as it was or as one of `acts` makes it.
 fn saw_only_what_was(view: &[u8], old: &[u8], start: usize, acts: &[Act]) {
     for (at, sector) in (start..).step_by(SECTOR).zip(view.chunks(SECTOR)) {
@@ -174,19 +191,55 @@ fn play(before: &[Act], acts: &[Act], seen: Option<(u64, u64)>) {
     }
     scratches.push(own);
     IDLE.set(scratches);
-    let slots: Vec<_> = (0..CLUSTERS)
-        .filter_map(|cluster| match overlay.map.state(Cluster(cluster)) {
-            State::Dirty(slot) => Some(slot.0),
-            State::Clean | State::Zero | State::Held(_) => None,
+    assert_slots_are_owned_once(&overlay);
+}
+
+/// Each `grain` of `found` is what some of `acts`, in some order, make of `old`.
+fn assert_is_a_moment(found: &[u8], old: &[u8], acts: [Act; 2], grain: usize) {
+    let [first, second] = acts;
+    let moments = [&[][..], &[first], &[second], &[first, second], &[second, first]].map(|acts| {
+        let mut disk = old.to_vec();
+        acts.iter().for_each(|act| act.apply(&mut disk));
+        disk
+    });
+    for (at, part) in (0..).step_by(grain).zip(found.chunks(grain)) {
+        let possible = moments.iter().any(|disk| disk[at..].starts_with(part));
+        assert!(possible, "what is at {at} never was: {acts:?}");
+    }
+}
+
+/// A disk of which a copy is made while `acts` are done.
+fn play_beside_a_copy(acts: [Act; 2]) {
+    let overlay = Arc::new(fresh_disk());
+    let mut model = BASE.1.clone();
+    let mut scratches = IDLE.take();
+    let mut own = scratches.pop().unwrap();
+    WHOLE.perform(&overlay, &mut own);
+    WHOLE.apply(&mut model);
+    let threads = acts.map(|act| {
+        let (overlay, mut scratch) = (Arc::clone(&overlay), scratches.pop().unwrap());
+        thread::spawn(move || {
+            act.perform(&overlay, &mut scratch);
+            scratch
         })
-        .collect();
-    let different: BTreeSet<_> = slots.iter().collect();
-    assert_eq!(different.len(), slots.len(), "a slot has two owners");
-    assert_eq!(
-        overlay.slots().in_use(),
-        u64::try_from(slots.len()).unwrap(),
-        "a slot is lost"
-    );
+    });
+
+    assert!(overlay.freeze());
+    let mut copy = Vec::new();
+    for piece in overlay.frozen_pieces() {
+        copy.extend(copy_piece(&overlay, piece, &mut own));
+        overlay.thaw(piece);
+    }
+    overlay.thawed();
+
+    scratches.extend(threads.map(|thread| thread.join().unwrap()));
+    // What was not completed at that moment may be in it in part, cluster by cluster, as after a loss of power.
+    assert_is_a_moment(&copy, &model, acts, CLUSTER);
+    let found = read(&overlay, 0, CLUSTERS * SECTORS, &mut own);
+    assert_is_a_moment(&found, &model, acts, REGION);
+    scratches.push(own);
+    IDLE.set(scratches);
+    assert_slots_are_owned_once(&overlay);
 }
 
 const PART: Act = Act::Write {
@@ -212,11 +265,13 @@ const FORGOTTEN: Act = Act::Discard {
 /// In every order there is: also with a fill in flight, its slot taken and its cluster not yet marked.
 #[test]
 fn two_requests_for_one_cluster_leave_it_as_one_after_the_other_would_in_every_order() {
-    let pairs = [[PART, OTHER_PART], [PART, WHOLE], [PART, FORGOTTEN], [WHOLE, FORGOTTEN]];
-    for before in [&[][..], &[WHOLE]] {
-        for acts in pairs {
-            shuttle::check_dfs(move || play(before, &acts, None), None);
-        }
+    for (before, acts) in [
+        (&[][..], [PART, OTHER_PART]),
+        (&[], [PART, WHOLE]),
+        (&[], [PART, FORGOTTEN]),
+        (&[WHOLE], [PART, FORGOTTEN]),
+    ] {
+        shuttle::check_dfs(move || play(before, &acts, None), None);
     }
 }
 
@@ -241,4 +296,11 @@ fn requests_that_overlap_in_clusters_and_regions_leave_what_one_after_the_other_
         },
     ];
     shuttle::check_random(move || play(&[WHOLE], &acts, Some((0, 3 * SECTORS))), 100);
+}
+
+#[test]
+fn a_copy_is_a_moment_of_the_disk_whatever_happens_beside_it() {
+    for acts in [[PART, FORGOTTEN], [WHOLE, FORGOTTEN], [PART, OTHER_PART]] {
+        shuttle::check_random(move || play_beside_a_copy(acts), 150);
+    }
 }
