@@ -27,8 +27,6 @@ pub(crate) enum Undecided {
     Started(usize),
     #[error("busy: a save is running")]
     Saving,
-    #[error("busy: what the last reset left is still being given back")]
-    NotReady,
     #[error("cannot make a new key")]
     Key(#[source] CipherError),
     #[error("{0} bytes are not whole sectors of 512 bytes")]
@@ -80,9 +78,6 @@ impl Service {
         }
         if saver.is_running() {
             return Err(Undecided::Saving);
-        }
-        if !overlay.can_reset() {
-            return Err(Undecided::NotReady);
         }
         if let Some(key) = self.key() {
             key.renew().map_err(Undecided::Key)?;

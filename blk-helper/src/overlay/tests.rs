@@ -15,6 +15,7 @@ mod encryption;
 mod frozen;
 #[cfg(feature = "shuttle")]
 mod interleavings;
+mod reset;
 
 const SECTOR: usize = 512;
 

@@ -79,23 +79,19 @@ impl Overlay {
         self.store.file().both().each_ref().map(OverlayFile::number)
     }
 
-    /// Whether a reset is possible now: another file is ready, and nobody copies the disk.
-    pub(crate) fn can_reset(&self) -> bool {
-        self.store.file().can_turn() && !self.map.is_frozen()
-    }
-
-    /// Makes the disk pristine. Whoever calls has made sure that it can be reset and that no request is executed meanwhile, and
-    /// has what is left given back ([`Self::give_back_leftover`]).
+    /// Makes the disk pristine. Whoever calls has made sure that nobody copies the disk and that no request is executed meanwhile,
+    /// and has what is left given back ([`Self::give_back_leftover`]).
     pub(crate) fn reset(&self) {
         self.map.clear();
         self.slots().clear();
-        self.store.file().turn();
+        self.store.file().turn_if_ready();
     }
 
-    /// Gives the space of the file that is not in use back, however long that takes. Until then there is no further reset.
+    /// Gives the space of the file that is not in use back, however long that takes. Resets in the meantime, and all if this fails,
+    /// leave the space of the other one where it is, for what is written next.
     pub(crate) fn give_back_leftover(&self) {
         if let Err(error) = self.store.file().empty_spare() {
-            log::warn!("cannot give back what a reset left: {error}; there will be no further reset");
+            log::warn!("cannot give back what a reset left: {error}; its space stays taken");
         }
     }
 }

@@ -18,7 +18,7 @@ fn reset(operator: &Operator) -> Result<Answer, String> {
     operator.ask(Command::Reset, &[])
 }
 
-/// Resets as soon as that is possible: the guest has to leave, and the last reset to be over.
+/// Resets as soon as that is possible: the guest has to leave.
 fn reset_soon(operator: &Operator) {
     let begun = Instant::now();
     while let Err(refused) = reset(operator) {
@@ -54,7 +54,11 @@ fn a_reset_disk_is_the_base_again_and_takes_no_space() {
                 (overlay.dirty_clusters, overlay.zero_clusters, overlay.used_bytes),
                 (0, 0, 0)
             );
-            assert_eq!((overlay.map_bytes, overlay.disk_usage_bytes), (0, 0));
+            assert_eq!(overlay.map_bytes, 0);
+            if round == 1 {
+                // Later ones may stay with the file in use while the other is being emptied.
+                assert_eq!(overlay.disk_usage_bytes, 0);
+            }
         }
         // What is saved, and how, is as if nothing had been.
         let mut client = connect(&helper);
@@ -63,6 +67,21 @@ fn a_reset_disk_is_the_base_again_and_takes_no_space() {
         assert!(std::fs::read(raw).unwrap() == client.read_all());
         helper.terminate();
     }
+}
+
+#[test]
+fn a_reset_waits_for_no_other() {
+    let place = Place::with_noise(16 << 20, 4);
+    let (helper, operator) = operated(place.helper());
+    let mut client = connect(&helper);
+    fill(&mut client, 7);
+    drop(client);
+    reset_soon(&operator);
+    for _ in 0..100 {
+        assert_eq!(reset(&operator), Ok(Answer::Reset));
+    }
+    assert!(connect(&helper).read_all() == place.content());
+    helper.terminate();
 }
 
 /// A ring with a past of the burnt disk would take its guest's disk from under it.
