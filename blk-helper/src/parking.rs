@@ -96,11 +96,51 @@ impl Parking {
 
     /// A request, whether or not it has waited long enough.
     pub(crate) fn take_any(&mut self) -> Option<Parked> {
-        (!self.is_empty()).then(|| self.parked.remove(0))
+        if self.is_empty() {
+            return None;
+        }
+        self.warmer.forget(&self.nudge);
+        Some(self.parked.remove(0))
     }
 
     /// Forgets all: their ring is broken, and there is nowhere to answer.
     pub(crate) fn clear(&mut self) {
         self.parked.clear();
+        // Else a ring that is broken and started again and again would pile them up while storage is slow.
+        self.warmer.forget(&self.nudge);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bell::Bell;
+    use crate::cold::Part;
+
+    #[test]
+    fn a_ring_that_forgets_its_requests_leaves_nothing_asked_for() {
+        let bell = || Arc::new(Bell::new().unwrap());
+        let warmer = Arc::new(Warmer::new(bell()));
+        let rings = [(); 2].map(|()| Arc::new(Nudge::new(bell())));
+        let place = || {
+            vec![Place {
+                part: Part::Base,
+                offset: 0,
+                bytes: 4096,
+            }]
+        };
+        let mut parkings = rings
+            .each_ref()
+            .map(|nudge| Parking::new(Arc::clone(&warmer), Arc::clone(nudge)));
+        for _ in 0..1000 {
+            let _ = warmer.ask(place(), &rings[0]);
+            parkings[0].clear();
+        }
+        let _ = warmer.ask(place(), &rings[1]);
+        assert_eq!(warmer.waiting(), 1);
+
+        parkings[1].clear();
+
+        assert_eq!(warmer.waiting(), 0);
     }
 }

@@ -288,7 +288,12 @@ fn execute<'m, M: Deref<Target = Memory>>(
                 // What was parked could not be held any more.
                 work.scratch.cold.set_patience(Patience::Endless);
             }
-            disk.execute(&request, work)?
+            let executed = disk.execute(&request, work);
+            if let Err(PutDown::Stopped | PutDown::Later(_)) = executed {
+                // It goes back into the ring: a held request must not use up what other queues are to have.
+                disk.throttle().put_back(request.moved());
+            }
+            executed?
         }
         Attempt::Further => match disk.execute(&request, work) {
             Err(PutDown::Later(_)) => FAILED,

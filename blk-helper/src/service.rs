@@ -20,7 +20,7 @@ use crate::save::Saver;
 use crate::staff::{Member, StaffError};
 use crate::stats::{Statistics, Tally};
 use crate::warmer::{Warmer, Warming};
-use crate::watch::Watch;
+use crate::watch::{Watch, Watcher};
 use crate::worker::Draining;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
@@ -349,8 +349,7 @@ fn workers(
                 disk: Arc::clone(disk),
                 scratch,
                 tally,
-                watch: Arc::clone(watch),
-                watchers,
+                watcher: Watcher::new(Arc::clone(watch), watchers),
             };
             Member::start(format!("blk-worker{index}"), Arc::clone(bell), draining).map_err(ServiceError::Staff)
         })

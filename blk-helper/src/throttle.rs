@@ -83,6 +83,15 @@ impl Throttle {
         }
     }
 
+    /// A request of so many `bytes` that was let through was not executed after all, and will ask again.
+    pub(crate) fn put_back(&self, bytes: u64) {
+        if self.limited.load(Ordering::Relaxed) {
+            let mut buckets = self.buckets();
+            buckets.requests.put_back(1);
+            buckets.bytes.put_back(bytes);
+        }
+    }
+
     fn update(&self, buckets: &Buckets) {
         let unlimited = buckets.requests.rate().is_unlimited() && buckets.bytes.rate().is_unlimited();
         self.limited.store(!unlimited, Ordering::Relaxed);
@@ -117,6 +126,19 @@ mod tests {
         bytes.admit(1 << 40).unwrap();
         bytes.admit(1).unwrap_err();
         bytes.admit(0).unwrap();
+    }
+
+    #[test]
+    fn what_is_put_back_costs_nothing_and_brings_nothing() {
+        let throttle = Throttle::new(HARDLY, HARDLY);
+        for _ in 0..100 {
+            throttle.admit(1 << 40).unwrap();
+            throttle.put_back(1 << 40);
+        }
+        for _ in 0..3 {
+            throttle.admit(1).unwrap();
+        }
+        throttle.admit(1).unwrap_err();
     }
 
     #[test]

@@ -64,6 +64,17 @@ impl Warmer {
         delivered
     }
 
+    /// Forgets what the ring behind `nudge` asked for: nobody waits for it any more.
+    pub(crate) fn forget(&self, nudge: &Arc<Nudge>) {
+        self.jobs().retain(|job| !Arc::ptr_eq(&job.nudge, nudge));
+    }
+
+    /// How much is asked for.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.jobs().len()
+    }
+
     fn jobs(&self) -> MutexGuard<'_, VecDeque<Job>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,13 +1,13 @@
 //! A worker: a thread that drains its rings, and watches over the control thread while there is nothing to drain.
 
-use crate::bell::{Bell, Came, Patience};
+use crate::bell::{Bell, Patience};
 use crate::disk::{Disk, Later};
 use crate::overlay::Scratch;
 use crate::pace::Pace;
 use crate::ring::Ring;
 use crate::staff::Task;
 use crate::stats::{Tally, Waited};
-use crate::watch::{LOOK, Watch};
+use crate::watch::{LOOK, Watcher};
 use protocol::launch::ExitCode;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -27,9 +27,7 @@ pub(crate) struct Draining {
     pub(crate) disk: Arc<Disk>,
     pub(crate) scratch: Scratch,
     pub(crate) tally: Tally,
-    pub(crate) watch: Arc<Watch>,
-    /// How many watch over the control thread.
-    pub(crate) watchers: u32,
+    pub(crate) watcher: Watcher,
 }
 
 /// What a worker knows of one of its rings between two turns.
@@ -82,27 +80,28 @@ impl Task for Draining {
 
 impl Draining {
     /// Waits for kicks, if it may, and marks the rings that have them, or that were left alone for long enough.
-    fn wait(&self, bell: &Bell, sleeps: bool, attention: &mut [Attention]) -> nix::Result<()> {
+    fn wait(&mut self, bell: &Bell, sleeps: bool, attention: &mut [Attention]) -> nix::Result<()> {
         let until = attention
             .iter()
             .filter_map(|ring| ring.pause)
             .map(|pause| pause.until)
             .min();
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        let patience = match (sleeps, self.watch.is_on(), left) {
+        let patience = match (sleeps, self.watcher.is_on(), left) {
             (false, _, _) => Patience::None,
             (true, true, left) if left.is_none_or(|left| left >= LOOK) => Patience::Short,
             (true, _, Some(left)) => Patience::AtMost(left),
             (true, _, None) => Patience::Endless,
         };
-        let came = bell.wait(patience, |kicked| {
+        bell.wait(patience, |kicked| {
             for (ring, attention) in self.rings.iter().zip(&mut *attention) {
                 if ring.index() == kicked {
                     attention.kicked();
                 }
             }
         })?;
-        if came == Came::Nothing && patience == Patience::Short && self.watch.is_overdue(self.watchers) {
+        // Also by who never waits that long: a guest that keeps a queue held or busy must not blind its watcher.
+        if self.watcher.is_overdue() {
             log::error!("a frontend keeps the control thread waiting; the disk is burnt");
             policy::signals::exit_now(ExitCode::Stalled.number());
         }

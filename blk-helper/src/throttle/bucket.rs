@@ -72,6 +72,14 @@ impl Bucket {
         }
     }
 
+    /// Puts back what was taken and not used.
+    pub(crate) fn put_back(&mut self, tokens: u64) {
+        if !self.rate.is_unlimited() {
+            let most = i128::from(self.rate.burst) * NS;
+            self.level = self.level.saturating_add(i128::from(tokens) * NS).min(most);
+        }
+    }
+
     /// What has flowed in since the last look. A clock that was set back brings nothing.
     fn flow(&mut self, now: Duration) {
         let elapsed = now.saturating_sub(self.at);
