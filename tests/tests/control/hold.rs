@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use protocol::control::{AtLimit, Event, LimitsChange};
+use protocol::control::{AtLimit, Event, LimitsChange, Rate};
 use tests::operator::Operator;
 use tests::place::Place;
 use tests::raw::{IN, IOERR, OK, OUT, RawDisk, UNTOUCHED};
@@ -113,6 +113,34 @@ fn a_frontend_may_leave_while_it_is_held_and_the_next_finds_the_request_again() 
         std::thread::sleep(Duration::from_millis(1));
     }
     assert_eq!(other.stats().write.errors, 0);
+    helper.terminate();
+}
+
+#[test]
+fn a_held_write_uses_up_no_rate_however_often_it_is_tried() {
+    let place = Place::with_noise(1 << 20, 1);
+    let (helper, operator, mut disk) = full_and_holding(&place, 3);
+    let other = Operator::connect(&place.control());
+    other.set_limits(LimitsChange {
+        iops: Some(Rate {
+            per_second: 1,
+            burst: 4,
+        }),
+        ..nothing()
+    });
+
+    submit(&mut disk, 1, 0, OUT, 64);
+    assert!(matches!(operator.event(), Event::LimitsChanged { .. }));
+    assert!(matches!(operator.event(), Event::QuotaReached { .. }));
+    let begun = Instant::now();
+    while other.stats().held_us < 600_000 {
+        assert_eq!(other.stats().throttled_us, 0, "it waits for more than space");
+        assert!(begun.elapsed() < Duration::from_secs(10), "it is not tried again");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+
+    assert_eq!(write(&mut disk, 0, 2), OK, "another queue");
+    assert_eq!(other.stats().throttled_us, 0);
     helper.terminate();
 }
 

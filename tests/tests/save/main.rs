@@ -5,4 +5,5 @@ mod formats;
 mod refused;
 mod reset;
 mod resize;
+mod storms;
 mod support;
