@@ -55,6 +55,15 @@ fn meddle(place: &Place, done: &AtomicBool) -> usize {
     saved
 }
 
+/// Sets a flag when it is dropped.
+struct AtTheEnd<'f>(&'f AtomicBool);
+
+impl Drop for AtTheEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn the_disk_is_the_models_whatever_its_operator_does_meanwhile() {
     let place = Place::with_noise(DISK, 9);
@@ -83,8 +92,11 @@ fn the_disk_is_the_models_whatever_its_operator_does_meanwhile() {
             let done = AtomicBool::new(false);
             std::thread::scope(|scope| {
                 let meddling = scope.spawn(|| meddle(&place, &done));
-                drive(&mut client, &mut model, plan);
-                done.store(true, Ordering::Relaxed);
+                {
+                    // Also if what follows fails, so that the failure is told.
+                    let _end = AtTheEnd(&done);
+                    drive(&mut client, &mut model, plan);
+                }
                 meddling.join().unwrap()
             });
 
