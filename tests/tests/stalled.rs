@@ -69,9 +69,10 @@ fn a_guest_with_a_held_queue_does_not_keep_that_from_being_noticed() {
 fn hold(wire: &Wire, lingering: TcpStream) {
     // The helper looks at no message before it is whole: by then it has the last descriptor, and closing it is its affair.
     let beginning = header(code::SET_VRING_CALL, VERSION, 8);
-    wire.send_bytes(&beginning, &[lingering.as_fd()]).unwrap();
+    wire.send_bytes(&beginning, &[lingering.as_fd()])
+        .expect("the helper reads");
     drop(lingering);
-    wire.send_bytes(&0u64.to_ne_bytes(), &[]).unwrap();
+    wire.send_bytes(&0u64.to_ne_bytes(), &[]).expect("the helper reads");
     assert!(!wire.closes_within(Duration::from_secs(1)), "nothing held the helper");
 }
 
