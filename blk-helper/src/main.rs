@@ -104,7 +104,8 @@ fn live(config: &Config) -> ExitCode {
             confinement: confined.report(),
         };
         if let Err(error) = report.print(format) {
-            return cannot("print the report", &error);
+            // Not by returning: what is confined cannot let go of its descriptors, since the filter keeps their numbers.
+            policy::signals::exit_now(cannot("print the report", &error).number());
         }
     }
     if let Err(error) = service.announce() {

@@ -20,6 +20,7 @@ use policy::logging::chain;
 use policy::{Confined, Report};
 use protocol::control::Event;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -50,7 +51,8 @@ pub(crate) enum End {
 pub(crate) fn serve(confined: Confined<Service>) -> End {
     let (service, report) = confined.into_parts();
     match Server::new(service, report) {
-        Ok(mut server) => server.run(),
+        // Never dropped: the filter lets nobody close what it holds.
+        Ok(server) => ManuallyDrop::new(server).run(),
         Err(errno) => End::Loop(errno),
     }
 }

@@ -143,6 +143,7 @@ impl Service {
         helper_filter(&HelperDescriptors {
             base: self.disk.medium().base().number(),
             overlay,
+            encrypted: self.facts.is_encrypted(),
             output: self.saver.as_ref().map(Saver::output),
             listener: match &self.door {
                 Door::Listening(listener) => Some(listener.as_raw_fd()),

@@ -43,6 +43,7 @@ pub struct HelperBuilder<'place> {
     inherited: Vec<OwnedFd>,
     variables: Vec<(OsString, OsString)>,
     options: Vec<OsString>,
+    unheard: bool,
 }
 
 impl<'place> HelperBuilder<'place> {
@@ -56,7 +57,15 @@ impl<'place> HelperBuilder<'place> {
             inherited: Vec::new(),
             variables: Vec::new(),
             options: Vec::new(),
+            unheard: false,
         }
+    }
+
+    /// What it prints, READY above all, cannot be written.
+    #[must_use]
+    pub fn unheard(mut self) -> Self {
+        self.unheard = true;
+        self
     }
 
     /// Adds an option that stands alone.
@@ -224,6 +233,11 @@ impl<'place> HelperBuilder<'place> {
                 .args(["sh", "-c", script, "sh", size])
                 .arg(self.place.overlay_dir())
                 .arg(program());
+            return command;
+        }
+        if self.unheard {
+            let mut command = Command::new("sh");
+            command.args(["-c", r#"exec "$@" >/dev/full"#, "sh"]).arg(program());
             return command;
         }
         if matches!(self.channel, Channel::Activated(_)) {

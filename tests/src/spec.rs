@@ -35,8 +35,8 @@ pub const INDIRECT: u16 = 4;
 
 /// `VHOST_USER_F_PROTOCOL_FEATURES`.
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
-/// `VHOST_USER_PROTOCOL_F_*`: MQ, REPLY_ACK, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS.
-pub const PROTOCOL: u64 = 1 | 1 << 3 | 1 << 9 | 1 << 13 | 1 << 15;
+/// `VHOST_USER_PROTOCOL_F_*`: MQ, REPLY_ACK, BACKEND_REQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS.
+pub const PROTOCOL: u64 = 1 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 13 | 1 << 15;
 
 /// One entry of a descriptor table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

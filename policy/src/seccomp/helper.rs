@@ -17,6 +17,8 @@ pub struct HelperDescriptors {
     /// The overlay's two files, of which one is in use; a read-only disk has none, and its filter then has no line that writes
     /// to a file.
     pub overlay: Option<[RawFd; 2]>,
+    /// Whether what goes into the overlay is encrypted, and so never comes straight from guest memory.
+    pub encrypted: bool,
     /// The number under which a save writes, and that of what is there between saves; a read-only disk is not saved.
     pub output: Option<[RawFd; 2]>,
     /// The socket on which further frontends arrive; none with `--fd`.
@@ -84,9 +86,14 @@ fn overlay_values([first, second]: [RawFd; 2]) -> Vec<Value> {
 pub fn helper_filter(descriptors: &HelperDescriptors) -> Filter {
     let rows = [
         disk_rows(descriptors),
-        descriptors.overlay.map(overlay_rows).unwrap_or_default(),
+        descriptors
+            .overlay
+            .map(|overlay| overlay_rows(descriptors, overlay))
+            .unwrap_or_default(),
+        // Without anybody who could ask for a save there is none.
         descriptors
             .output
+            .filter(|_| descriptors.is_controlled())
             .map(|output| save_rows(descriptors, output))
             .unwrap_or_default(),
         ring_rows(descriptors),
@@ -116,19 +123,31 @@ fn disk_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
 }
 
 /// Writing the overlay.
-fn overlay_rows(overlay: [RawFd; 2]) -> Vec<Row> {
+fn overlay_rows(descriptors: &HelperDescriptors, overlay: [RawFd; 2]) -> Vec<Row> {
     let overlay = || FD.is_one_of(overlay_values(overlay));
     let mode = Argument::int(1, "mode");
     let nothing = Argument::long(1, "length").is(Value::new(0, "0"));
     let (bytes, flags) = (Argument::long(1, "buflen"), Argument::int(2, "flags"));
-    table! {
+    let writing = table! {
         allow: SYS_pwrite64 [overlay()] "guest writes; beside what a save writes, the overlay is the only file that is ever written";
-        allow: SYS_pwritev [overlay()] "the same into an overlay in the clear, straight from several pieces of guest memory";
         allow: SYS_fallocate [overlay(), mode.is(named!(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))]
             "discard gives space back; allocating modes would defeat the quota";
+    };
+    let in_the_clear = table! {
+        allow: SYS_pwritev [overlay()] "with --no-encrypt: guest writes straight from several pieces of guest memory";
+    };
+    let resetting = table! {
         allow: SYS_ftruncate [overlay(), nothing] "a reset turns to the spare file and empties the other";
         allow: SYS_getrandom [bytes.is(Value::new(64, "64")), flags.is(Value::new(0, "0"))] "the new key after a reset";
+    };
+    let mut rows = writing;
+    if !descriptors.encrypted {
+        rows.extend(in_the_clear);
     }
+    if descriptors.is_controlled() {
+        rows.extend(resetting);
+    }
+    rows
 }
 
 /// Writing what is saved.
@@ -276,6 +295,7 @@ mod tests {
         let table = helper_filter(&HelperDescriptors {
             base: 3,
             overlay: Some([4, 10]),
+            encrypted: false,
             output: Some([8, 9]),
             listener: Some(5),
             control: Some(6),

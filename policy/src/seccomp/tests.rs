@@ -22,11 +22,26 @@ fn helper() -> Filter {
     helper_filter(&HelperDescriptors {
         base: 3,
         overlay: Some([4, 9]),
+        encrypted: false,
         output: Some([10, 11]),
         listener: Some(5),
         control: Some(6),
         control_listener: Some(7),
     })
+}
+
+/// Of a helper that nobody controls, with an encrypted overlay.
+fn alone(call: i64, arguments: [u64; 6]) -> Verdict {
+    let filter = helper_filter(&HelperDescriptors {
+        base: 3,
+        overlay: Some([4, 9]),
+        encrypted: true,
+        output: Some([10, 11]),
+        listener: Some(5),
+        control: None,
+        control_listener: None,
+    });
+    verdict_on(&filter, X86_64, call, arguments)
 }
 
 fn verdict(call: i64, arguments: [u64; 6]) -> Verdict {
@@ -37,6 +52,7 @@ fn read_only(call: i64, arguments: [u64; 6]) -> Verdict {
     let filter = helper_filter(&HelperDescriptors {
         base: 3,
         overlay: None,
+        encrypted: false,
         output: None,
         listener: None,
         control: None,
@@ -77,6 +93,23 @@ fn writes_at_an_offset_are_for_the_overlay_and_what_is_saved() {
         assert_eq!(verdict(call, with(BASE)), Verdict::Killed);
         assert_eq!(verdict(call, with(OTHER)), Verdict::Killed);
     }
+}
+
+#[test]
+fn what_nobody_can_ask_for_is_not_possible() {
+    assert_eq!(alone(libc::SYS_pwrite64, with(OVERLAY)), Verdict::Allowed);
+    assert_eq!(alone(libc::SYS_pwritev, with(OVERLAY)), Verdict::Killed);
+    for descriptor in [OVERLAY, SPARE, OUTPUT, OTHER] {
+        assert_eq!(alone(libc::SYS_ftruncate, with(descriptor)), Verdict::Killed);
+        assert_eq!(alone(libc::SYS_fsync, with(descriptor)), Verdict::Killed);
+    }
+    for call in [libc::SYS_pwrite64, libc::SYS_close, libc::SYS_write] {
+        assert_eq!(alone(call, with(OUTPUT)), Verdict::Killed);
+    }
+    assert_eq!(alone(libc::SYS_getrandom, [0, 64, 0, 0, 0, 0]), Verdict::Killed);
+    let dup = [OTHER, OUTPUT, bits(libc::O_CLOEXEC), 0, 0, 0];
+    assert_eq!(alone(libc::SYS_dup3, dup), Verdict::Killed);
+    assert_eq!(verdict(libc::SYS_dup3, dup), Verdict::Allowed);
 }
 
 #[test]

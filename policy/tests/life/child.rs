@@ -242,6 +242,7 @@ fn live(twist: Twist) -> Result<Confined<Parts>, Failure> {
             helper_filter(&HelperDescriptors {
                 base: parts.files.base.as_raw_fd(),
                 overlay: parts.files.overlay().map(|number| [number; 2]),
+                encrypted: true,
                 output: None,
                 listener: None,
                 control: None,

@@ -64,6 +64,8 @@ pub enum Disk {
     },
     /// A raw file served by QEMU itself, without Mayfly: what a backend is compared with.
     QemuRaw(PathBuf),
+    /// A qcow2 file, likewise.
+    QemuQcow2(PathBuf),
 }
 
 /// A guest that is not started yet.
@@ -219,14 +221,17 @@ fn add_disk(command: &mut Command, number: usize, disk: &Disk) {
                 .arg("-device")
                 .arg(format!("vhost-user-blk-pci,chardev=vhost{number},num-queues={queues}"));
         }
-        Disk::QemuRaw(path) => {
-            let file = quoted(path);
-            command.arg("-blockdev").arg(format!(
-                "raw,node-name=disk{number},file.driver=file,file.filename={file}"
-            ));
-            command.arg("-device").arg(format!("virtio-blk-pci,drive=disk{number}"));
-        }
+        Disk::QemuRaw(path) => add_file(command, number, "raw", path),
+        Disk::QemuQcow2(path) => add_file(command, number, "qcow2", path),
     }
+}
+
+fn add_file(command: &mut Command, number: usize, format: &str, path: &Path) {
+    let file = quoted(path);
+    command.arg("-blockdev").arg(format!(
+        "{format},node-name=disk{number},file.driver=file,file.filename={file}"
+    ));
+    command.arg("-device").arg(format!("virtio-blk-pci,drive=disk{number}"));
 }
 
 /// A path as a value in QEMU's option lists, where a comma is doubled.

@@ -347,6 +347,17 @@ fn a_helper_with_an_operator_dies_with_its_parent_too() {
     helper.terminate();
 }
 
+/// It died of its own filter, of closing what that keeps open.
+#[test]
+fn a_helper_that_cannot_say_that_it_is_ready_says_why_it_ends() {
+    let place = Place::with_noise(1 << 20, 1);
+    let (_operator, theirs) = Operator::pair();
+
+    let ended = place.helper().closed().operated(theirs).unheard().start_refused();
+
+    ended.assert_code(ExitCode::CannotStart);
+}
+
 #[test]
 fn what_is_no_channel_is_refused_at_the_start() {
     let place = Place::with_noise(1 << 20, 1);

@@ -74,6 +74,8 @@ fn statistics_are_for_people_for_programs_and_for_prometheus() {
     let line = format!("mayfly_requests_total{{socket=\"{socket}\",kind=\"write\"}} 2\n");
     assert!(text.contains(&line), "{text}");
     assert!(text.contains("mayfly_overlay_used_bytes"), "{text}");
+    let layer = format!("mayfly_confinement_layer{{socket=\"{socket}\",layer=\"seccomp\"}} 1\n");
+    assert!(text.contains(&layer), "{text}");
     for line in text.lines() {
         let sane = line.starts_with("# ") || line.starts_with("mayfly_") && line.contains("} ");
         assert!(sane, "{line}");

@@ -11,5 +11,6 @@ mod debian;
 mod full;
 mod lifetimes;
 mod read_only;
+mod saved;
 mod space;
 mod support;

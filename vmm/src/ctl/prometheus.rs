@@ -51,18 +51,32 @@ fn seconds(us: u64) -> String {
 
 /// All there is.
 pub(super) fn text(socket: &Path, status: &Status, stats: &Stats) -> String {
-    let socket = socket.to_string_lossy();
-    let socket = socket.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n");
     let mut text = Text {
         out: String::new(),
-        socket,
+        socket: escaped(&socket.to_string_lossy()),
     };
     state(&mut text, status);
     counts(&mut text, stats);
     text.out
 }
 
+/// A label's value between its quotes.
+fn escaped(value: &str) -> String {
+    value.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n")
+}
+
+fn confinement(text: &mut Text, status: &Status) {
+    let name = "confinement_layer";
+    text.metric(name, "gauge", "Whether a layer of the confinement is in force.");
+    let layers = &status.confinement;
+    let in_force = layers.in_force.iter().map(|layer| (layer, 1));
+    for (layer, value) in in_force.chain(layers.missing.iter().map(|layer| (layer, 0))) {
+        text.value(name, &format!(",layer=\"{}\"", escaped(layer)), value);
+    }
+}
+
 fn state(text: &mut Text, status: &Status) {
+    confinement(text, status);
     text.single("disk_bytes", "gauge", "Size of the disk.", status.disk_bytes);
     let connected = u8::from(status.connected);
     text.single(
