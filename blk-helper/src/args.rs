@@ -94,6 +94,11 @@ pub(crate) struct Config {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: Option<u16>,
 
+    /// How long a worker that has answered something looks for more before it sleeps, if that pays; 0 for never. It saves kicks
+    /// and wake-ups, and takes processor time that the guest's own processors may need
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 20, value_parser = clap::value_parser!(u16).range(0..=1000))]
+    pub(crate) poll: u16,
+
     /// Largest ring a frontend may set up, a power of two
     #[arg(long, value_name = "N", default_value = "32768", value_parser = queue_size)]
     pub(crate) queue_size: u16,

@@ -98,7 +98,8 @@ impl Service {
         let watch = Arc::new(Watch::default());
         let statistics = Statistics::new(count);
         let own = resources.scratches.into_iter().zip(statistics.tallies());
-        let workers = workers(&rings, &bells, &watch, &disk, own)?;
+        let poll = Duration::from_micros(config.poll.into());
+        let workers = workers(&rings, &bells, &watch, &disk, own, poll)?;
         let warming = Warming {
             warmer,
             disk: Arc::clone(&disk),
@@ -337,6 +338,7 @@ fn workers(
     watch: &Arc<Watch>,
     disk: &Arc<Disk>,
     own: impl Iterator<Item = (Scratch, Tally)>,
+    poll: Duration,
 ) -> Result<Vec<Member>, ServiceError> {
     let watchers = u32::try_from(bells.len()).unwrap_or(u32::MAX);
     bells
@@ -351,6 +353,7 @@ fn workers(
                 scratch,
                 tally,
                 watcher: Watcher::new(Arc::clone(watch), watchers),
+                poll,
             };
             Member::start(format!("blk-worker{index}"), Arc::clone(bell), draining).map_err(ServiceError::Staff)
         })

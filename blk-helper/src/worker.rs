@@ -28,6 +28,8 @@ pub(crate) struct Draining {
     pub(crate) scratch: Scratch,
     pub(crate) tally: Tally,
     pub(crate) watcher: Watcher,
+    /// How long it may look for requests before it sleeps.
+    pub(crate) poll: Duration,
 }
 
 /// What a worker knows of one of its rings between two turns.
@@ -62,7 +64,7 @@ impl Attention {
 impl Task for Draining {
     fn run(mut self, bell: &Bell) -> nix::Result<Infallible> {
         let mut attention = vec![Attention::default(); self.rings.len()];
-        let mut pace = Pace::new(Instant::now());
+        let mut pace = Pace::new(Instant::now(), self.poll);
         let mut round = 0u32;
         loop {
             let sleeps = !attention.iter().any(|ring| ring.look);

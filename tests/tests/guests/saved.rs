@@ -39,8 +39,8 @@ fn both_formats_saved_while_a_guest_writes_are_disks_of_qemu_with_what_the_guest
 
     let (raw, delta) = (place.dir().join("saved.raw"), place.dir().join("saved.qcow2"));
     let words = ["save", "--format", "qcow2", "--delta", "--backing"].map(OsStr::new);
-    ctl.done([OsStr::new("save"), raw.as_os_str()]);
-    ctl.done(words.into_iter().chain([place.base().as_os_str(), delta.as_os_str()]));
+    let _ = ctl.done([OsStr::new("save"), raw.as_os_str()]);
+    let _ = ctl.done(words.into_iter().chain([place.base().as_os_str(), delta.as_os_str()]));
     guest.kill().unwrap();
     helper.terminate();
 

@@ -213,6 +213,8 @@ fn helper(index: usize, name: &str, serial: &str, disk: &Disk, settings: &Settin
         format!("--control-fd={control}").into(),
         format!("--num-queues={queues}").into(),
         format!("--serial={serial}").into(),
+        // The processors that a worker would look on are those that the guest runs on.
+        "--poll=0".into(),
         format!("--user={}:{}", settings.user.uid, settings.user.gid).into(),
         "--report=json".into(),
     ];

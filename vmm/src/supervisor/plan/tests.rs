@@ -73,6 +73,7 @@ fn a_helper_gets_its_base_its_connection_and_its_control_channel_and_no_path_but
             "--control-fd=4",
             "--num-queues=16",
             "--serial=mayfly-vda",
+            "--poll=0",
             "--user=65534:65534",
             "--report=json",
             "--overlay-dir=/o",
