@@ -46,7 +46,8 @@ publish() {
     flock 9 # two builds at once would do the same work twice
     if [[ ! -d $cache/$version ]]; then
         find "$cache" -maxdepth 1 -name ".$name.*" -exec rm -rf {} + # what an interrupted build left
-        work=$(mktemp -d "$cache/.$name.XXXXXX")
+        work=$cache/.$name.$$ # nobody else makes one: the lock is held
+        mkdir "$work"
         say "making $name (once; kept in $cache)"
         "$make" "$work"
         chmod -R u+w,a+rX "$work"

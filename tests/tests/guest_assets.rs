@@ -68,19 +68,19 @@ fn a_debian_guest_boots_works_reboots_and_leaves_a_clean_file_system() {
 
     let wrote = guest
         .sh(
-            "dd if=/dev/urandom of=/root/x bs=1M count=16 && sha256sum /root/x | tee /root/sum",
+            "dd if=/dev/urandom of=/srv/x bs=1M count=16 && sha256sum /srv/x | tee /srv/sum",
             COMMAND,
         )
         .unwrap();
     let failed = guest.sh("systemctl --failed --no-legend", COMMAND).unwrap();
     guest.reboot(BOOT).unwrap();
-    let read = guest.sh("sha256sum -c /root/sum", COMMAND).unwrap();
+    let read = guest.sh("sha256sum -c /srv/sum", COMMAND).unwrap();
     guest.poweroff(BOOT).unwrap();
     let fsck = Command::new("/sbin/e2fsck").arg("-fn").arg(&copy.0).output().unwrap();
 
     assert_eq!(wrote.status, 0, "{wrote:?}");
     assert_eq!(failed.text, "", "{failed:?}");
-    assert_eq!(read.text, "/root/x: OK\n");
+    assert_eq!(read.text, "/srv/x: OK\n");
     assert!(fsck.status.success(), "{fsck:?}\n{}", guest.transcript());
 }
 

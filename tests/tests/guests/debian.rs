@@ -42,7 +42,7 @@ fn debian_boots_works_reboots_and_leaves_a_clean_file_system_and_the_image_untou
     image.assert();
 }
 
-const FILE: &str = "/root/file";
+const FILE: &str = "/srv/file";
 
 /// Returns its digest.
 fn writes_a_file(debian: &mut Guest) -> String {

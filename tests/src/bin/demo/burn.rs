@@ -17,7 +17,7 @@ use crate::stage::Stage;
 use crate::workshop::Workshop;
 
 /// What the guest calls the file that it fills.
-const DIARY: &str = "/root/diary";
+const DIARY: &str = "/srv/diary";
 
 /// How long the processes may take to end: a file system needs some time to free much space.
 const END: Duration = Duration::from_secs(30);
@@ -152,7 +152,7 @@ pub(crate) fn by_kill(stage: &mut Stage, workshop: &Workshop, mut life: Life, mi
 
 /// The second guest looks for what the first one left.
 fn pristine(stage: &mut Stage, life: &mut Life) -> Result<(), Failure> {
-    life.show(stage, "mount -t ext4 -o ro /dev/vda /mnt; ls -A /mnt/root")?;
+    life.show(stage, "mount -t ext4 -o ro /dev/vda /mnt; ls -A /mnt/srv")?;
     let diary = life
         .guest
         .sh(&format!("test -e /mnt{DIARY} || test ! -e /mnt/etc/hostname"), END)
