@@ -23,6 +23,7 @@ pub mod bare;
 pub mod client;
 pub mod ctl;
 pub mod drive;
+pub mod ending;
 pub mod files;
 pub mod guest;
 pub mod helper;

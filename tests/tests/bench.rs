@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+
+use tests::helper::beside_this_test;
 
 /// A directory of its own on a disk, in which the benchmark must leave nothing but what it was asked for.
 struct Place(PathBuf);
@@ -18,7 +20,7 @@ impl Place {
     }
 
     fn bench(&self, arguments: &[&str]) -> Output {
-        Command::new(program())
+        Command::new(beside_this_test("bench"))
             .arg("--dir")
             .arg(&self.0)
             .args(["--json", &self.file("bench.json"), "--chart", &self.file("bench.svg")])
@@ -45,15 +47,6 @@ impl Drop for Place {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
-}
-
-fn program() -> PathBuf {
-    let this = std::env::current_exe().expect("/proc is mounted");
-    let profile = this
-        .parent()
-        .and_then(Path::parent)
-        .expect("tests run from target/PROFILE/deps");
-    profile.join("bench")
 }
 
 /// A run on a small base, and its results.
@@ -116,7 +109,7 @@ fn peers_are_driven_the_same_way_and_results_become_documentation() {
     let page = place.0.join("benchmarks.md");
     // Not read where it is: another user may not be let there.
     fs::write(&page, include_str!("../../docs/benchmarks.md")).expect("the directory is ours");
-    let rendered = Command::new(program())
+    let rendered = Command::new(beside_this_test("bench"))
         .args(["--render", &place.file("bench.json")])
         .arg(&place.0)
         .status();

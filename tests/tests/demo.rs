@@ -1,8 +1,10 @@
 //! `make demo` keeps working: the same program, with a guest that writes less.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+
+use tests::helper::beside_this_test;
 
 /// Enough to stand out from what other programs write meanwhile, which only `df` can tell an ordinary user.
 const WRITE_MIB: &str = "384";
@@ -11,7 +13,7 @@ const WRITE_MIB: &str = "384";
 fn demo(name: &str, prepare: impl FnOnce(&mut Command)) -> Output {
     let dir = PathBuf::from(format!("/var/tmp/mayfly-test-{name}-{}", std::process::id()));
     fs::create_dir(&dir).expect("everybody may write to /var/tmp");
-    let mut command = Command::new(program());
+    let mut command = Command::new(beside_this_test("demo"));
     command.env("TMPDIR", &dir).stdin(Stdio::null());
     prepare(&mut command);
 
@@ -23,15 +25,6 @@ fn demo(name: &str, prepare: impl FnOnce(&mut Command)) -> Output {
     fs::remove_dir_all(&dir).expect("the directory is ours");
     assert_eq!(left, 0, "the demo left something in its directory");
     output
-}
-
-fn program() -> PathBuf {
-    let this = std::env::current_exe().expect("/proc is mounted");
-    let profile = this
-        .parent()
-        .and_then(Path::parent)
-        .expect("tests run from target/PROFILE/deps");
-    profile.join("demo")
 }
 
 fn shown(bytes: &[u8]) -> String {

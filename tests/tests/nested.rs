@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use tests::helper::beside_this_test;
 use tests::nested::{Nested, NestedError, Outcome, Verdict, in_shell};
 use tests::require;
 
@@ -121,7 +121,7 @@ fn run_patiently(checks: &[&str]) -> Result<BTreeMap<String, Told>, NestedError>
 fn run(checks: &[&str]) -> Result<BTreeMap<String, Told>, NestedError> {
     let mut report = BTreeMap::new();
     let mut said = String::new();
-    let command = format!("{} {}", in_shell(&program()), checks.join(" "));
+    let command = format!("{} {}", in_shell(&beside_this_test("inside")), checks.join(" "));
     let ended = Nested::new(LIMIT)?.silence(SILENCE).run(&command, |line| {
         let Some(verdict) = Verdict::from_line(line) else {
             said.push_str(line);
@@ -150,10 +150,4 @@ fn run(checks: &[&str]) -> Result<BTreeMap<String, Told>, NestedError> {
 /// Past the harness's capture: how long it took, and that something stalled, is worth knowing of a run that succeeds.
 fn tell(line: &str) {
     let _ = std::io::stderr().write_all(format!("nested: {line}\n").as_bytes());
-}
-
-fn program() -> PathBuf {
-    let this = std::env::current_exe().expect("/proc is mounted");
-    let profile = this.parent().and_then(std::path::Path::parent);
-    profile.expect("tests run from target/PROFILE/deps").join("inside")
 }

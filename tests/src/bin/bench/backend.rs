@@ -154,7 +154,7 @@ impl Process {
         let said = fs::read_to_string(dir.join(LOG)).unwrap_or_default();
         Failure::Program {
             program: self.name,
-            said: format!("{}; it said: {}", failure.chain(), said.trim()),
+            said: format!("{}; it said: {}", tests::ending::chain(&failure), said.trim()),
         }
     }
 }

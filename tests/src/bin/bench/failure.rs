@@ -1,6 +1,5 @@
 //! Why the benchmark could not go on.
 
-use std::error::Error;
 use std::io;
 
 use crate::ring::RingError;
@@ -41,16 +40,5 @@ impl Failure {
             doing,
             source: source.into(),
         }
-    }
-
-    /// The whole story on one line.
-    pub(crate) fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut next = self.source();
-        while let Some(source) = next {
-            text = format!("{text}: {source}");
-            next = source.source();
-        }
-        text
     }
 }

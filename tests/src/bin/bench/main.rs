@@ -9,10 +9,11 @@
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 use std::thread;
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
+use tests::ending::{self, chain};
 
 mod args;
 mod backend;
@@ -57,17 +58,19 @@ fn main() -> ExitCode {
         Ok(Order::Render { results, docs }) => render::render(&results, &docs),
         Ok(Order::Measure(options)) => return supervise(options, command),
     };
-    ended.map_or_else(|failure| complain(&failure.chain(), 1), |()| ExitCode::SUCCESS)
+    ended.map_or_else(|failure| complain(&chain(&failure), 1), |()| ExitCode::SUCCESS)
 }
 
 /// Measures until that ends or a signal comes; nothing of it is left then.
 fn supervise(options: Options, command: String) -> ExitCode {
     let (sender, events) = channel();
     // Before any other thread exists, so that all of them leave the signals to the one that waits for them.
-    watch_signals(sender.clone());
+    let interrupted = sender.clone();
+    // Nobody listens any more when all is over anyway.
+    ending::when_asked(move |signal| drop(interrupted.send(Event::Interrupted(signal))));
     let rig = match Rig::new(&options.dir) {
         Ok(rig) => rig,
-        Err(failure) => return complain(&failure.chain(), 1),
+        Err(failure) => return complain(&chain(&failure), 1),
     };
     let rig = Arc::new(rig);
     let place = rig.clone();
@@ -77,26 +80,12 @@ fn supervise(options: Options, command: String) -> ExitCode {
     rig.clear();
     match event {
         Ok(Event::Ended(Ok(()))) => ExitCode::SUCCESS,
-        Ok(Event::Ended(Err(failure))) => complain(&failure.chain(), 1),
+        Ok(Event::Ended(Err(failure))) => complain(&chain(&failure), 1),
         Ok(Event::Interrupted(signal)) => complain(&format!("ended by {signal}"), 130),
         Err(_) => complain("the measuring thread ended without a word", 1),
     }
 }
 
-fn watch_signals(sender: Sender<Event>) {
-    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
-    if signals.thread_block().is_ok() {
-        thread::spawn(move || {
-            if let Ok(signal) = signals.wait() {
-                // Nobody listens any more when all is over anyway.
-                let _ = sender.send(Event::Interrupted(signal));
-            }
-        });
-    }
-}
-
 fn complain(text: &str, code: u8) -> ExitCode {
-    // Who closed standard error gets the exit code all the same.
-    let _ = writeln!(std::io::stderr(), "bench: {text}");
-    ExitCode::from(code)
+    ending::complain("bench", text, code)
 }

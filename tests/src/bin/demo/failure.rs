@@ -1,6 +1,5 @@
 //! Why the demo could not go on. A promise that was not kept is no failure: it is shown, and the walk goes on.
 
-use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
@@ -67,16 +66,5 @@ impl Failure {
             doing,
             source: source.into(),
         }
-    }
-
-    /// The whole story on one line.
-    pub(crate) fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut next = self.source();
-        while let Some(source) = next {
-            text = format!("{text}: {source}");
-            next = source.source();
-        }
-        text
     }
 }

@@ -10,13 +10,13 @@
 
 #![deny(unsafe_code)]
 
-use std::io::Write;
 use std::process::ExitCode;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
+use tests::ending::{self, chain};
 
 mod begin;
 mod burn;
@@ -68,10 +68,12 @@ fn main() -> ExitCode {
 fn supervise(act: impl FnOnce(&Workshop) -> Result<bool, Failure> + Send + 'static) -> ExitCode {
     let (sender, events) = channel();
     // Before any other thread exists, so that all of them leave the signals to the one that waits for them.
-    watch_signals(sender.clone());
+    let interrupted = sender.clone();
+    // Nobody listens any more when all is over anyway.
+    ending::when_asked(move |signal| drop(interrupted.send(Event::Interrupted(signal))));
     let workshop = match Workshop::open() {
         Ok(workshop) => workshop,
-        Err(failure) => return complain(&failure.chain(), 1),
+        Err(failure) => return complain(&chain(&failure), 1),
     };
     let place = workshop.clone();
     thread::spawn(move || sender.send(Event::Ended(act(&place))));
@@ -90,24 +92,10 @@ fn supervise(act: impl FnOnce(&Workshop) -> Result<bool, Failure> + Send + 'stat
         }
         Event::Ended(Ok(true)) => ExitCode::SUCCESS,
         Event::Ended(Ok(false)) => complain("not every promise was kept", 1),
-        Event::Ended(Err(failure)) => complain(&failure.chain(), 1),
-    }
-}
-
-fn watch_signals(sender: Sender<Event>) {
-    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
-    if signals.thread_block().is_ok() {
-        thread::spawn(move || {
-            if let Ok(signal) = signals.wait() {
-                // Nobody listens any more when all is over anyway.
-                let _ = sender.send(Event::Interrupted(signal));
-            }
-        });
+        Event::Ended(Err(failure)) => complain(&chain(&failure), 1),
     }
 }
 
 fn complain(text: &str, code: u8) -> ExitCode {
-    // Who closed standard error gets the exit code all the same.
-    let _ = writeln!(std::io::stderr(), "demo: {text}");
-    ExitCode::from(code)
+    ending::complain("demo", text, code)
 }
