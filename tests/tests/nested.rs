@@ -82,8 +82,11 @@ fn passes(check: &str) {
     );
 }
 
-/// What a VMM says whose guest the emulator has led astray. Seen with more threads in the host than it has processors, also as
-/// lock-ups of the host's own kernel, which no guest can cause.
+/// What a VMM says whose guest the emulator has led astray. Seen where the host has more to do than processors, together with
+/// lock-ups of the host's own kernel, which no guest can cause; never on other emulated or real machines with the same helper.
+/// QEMU 7.2 notes a virtual interrupt, when a guest is entered or left, in a word that its other threads change at the same
+/// time without a lock (`interrupt_request` in its svm_helper.c), which can lose an interrupt of the host: the likely cause, not a
+/// proved one.
 const ASTRAY: &str = "(a triple fault)";
 
 /// Times that a check is tried whose emulated processor went astray.
