@@ -16,9 +16,9 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd};
 use vm_memory::VolatileSlice;
 
-/// Most buffers handed to the kernel in one call. The kernel takes 1024; 64 keep the array small on the stack and cover
-/// a request of 256 KiB in single pages. That it is worth no more is a guess until it is measured.
-const MAX_VECTORS: usize = 64;
+/// Most buffers handed to the kernel in one call. The kernel takes 1024; but the array is made for each call, and most requests
+/// have one buffer, while a call that moves 64 KiB in single pages is worth its price.
+const MAX_VECTORS: usize = 16;
 
 /// One guest buffer, or a part of one.
 pub(crate) type GuestSlice<'m> = VolatileSlice<'m, ()>;

@@ -100,11 +100,17 @@ fn every_row_gets_a_number() {
 fn peers_are_driven_the_same_way_and_results_become_documentation() {
     let place = Place::new("peers");
 
-    let results = measure(&place, "d32-eventfd,spawn", "mayfly,qsd-threads");
+    let results = measure(&place, "d32-eventfd,spawn", "mayfly,qsd-threads,qsd-raw,nbdkit-cow");
 
     for row in ["read-d32-eventfd", "fill-d32-eventfd", "spawn"] {
         let median = median(&results, row, "qsd-threads");
         assert!(median.is_some_and(|number| number > 0.0), "{row}: {median:?}");
+    }
+    for other in ["qsd-raw", "nbdkit-cow"] {
+        for row in ["read-d32-eventfd", "rewrite-d32-eventfd"] {
+            let median = median(&results, row, other);
+            assert!(median.is_some_and(|number| number > 0.0), "{other}, {row}: {median:?}");
+        }
     }
     let page = place.0.join("benchmarks.md");
     // Not read where it is: another user may not be let there.

@@ -15,7 +15,7 @@ usage: bench [OPTION]...
   --quick             one short round on a small base (about a minute)
   --rows A,B          only rows whose name begins with A or B: read, touch, fill, rewrite, mixed, seq, cold, spawn, memory,
                       grow, floors, with more of the name as in read-d32 or seq-write; or all of d1, d32, eventfd, polling
-  --backends A,B      only mayfly, mayfly-plain, qsd-threads, qsd-io_uring
+  --backends A,B      only mayfly, mayfly-plain, qsd-threads, qsd-io_uring, qsd-raw, nbdkit-cow
   --rounds N          [default: 5]
   --window-ms N       how long a rate is measured [default: 500]
   --base-mib N        size of the base, a power of two from 64 on [default: 4096]

@@ -31,11 +31,22 @@ pub(crate) enum Kind {
     QsdThreads,
     /// `qemu-storage-daemon`, aio=io_uring.
     QsdUring,
+    /// `qemu-storage-daemon` without any overlay, writing into the image: what copy-on-write costs.
+    QsdRaw,
+    /// `nbdkit --filter=cow`, behind `qemu-storage-daemon` that speaks NBD to it: the same client can then drive it.
+    Nbdkit,
 }
 
 impl Kind {
     /// All of them.
-    pub(crate) const ALL: [Self; 4] = [Self::Mayfly, Self::MayflyPlain, Self::QsdThreads, Self::QsdUring];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Mayfly,
+        Self::MayflyPlain,
+        Self::QsdThreads,
+        Self::QsdUring,
+        Self::QsdRaw,
+        Self::Nbdkit,
+    ];
 
     /// As results name it.
     pub(crate) const fn name(self) -> &'static str {
@@ -44,6 +55,8 @@ impl Kind {
             Self::MayflyPlain => "mayfly-plain",
             Self::QsdThreads => "qsd-threads",
             Self::QsdUring => "qsd-io_uring",
+            Self::QsdRaw => "qsd-raw",
+            Self::Nbdkit => "nbdkit-cow",
         }
     }
 
@@ -58,12 +71,19 @@ impl Kind {
     pub(crate) const fn is_peer(self) -> bool {
         matches!(self, Self::QsdThreads | Self::QsdUring)
     }
+
+    /// Whether it does something else than we, and is measured once, to know what that costs.
+    pub(crate) const fn is_for_orientation(self) -> bool {
+        matches!(self, Self::QsdRaw | Self::Nbdkit)
+    }
 }
 
 /// A backend that runs, and its disk.
 #[derive(Debug)]
 pub(crate) struct Backend {
     process: Process,
+    /// What serves it in turn.
+    below: Option<Process>,
     /// The disk.
     pub(crate) disk: Disk,
     /// How long it took from the program's start until a read was answered.
@@ -89,6 +109,7 @@ impl Backend {
         let begun = Instant::now();
         let Started {
             process,
+            below,
             stream,
             overlay,
             begun: started,
@@ -97,6 +118,8 @@ impl Backend {
             Kind::MayflyPlain => mayfly(base, dir, &["--no-encrypt"])?,
             Kind::QsdThreads => qsd(base, dir, "threads", leash)?,
             Kind::QsdUring => qsd(base, dir, "io_uring", leash)?,
+            Kind::QsdRaw => raw(base, dir, leash)?,
+            Kind::Nbdkit => nbdkit(base, dir, leash)?,
         };
         let connected = guest.connect(stream).and_then(|mut disk| {
             disk.read_first()?;
@@ -109,6 +132,7 @@ impl Backend {
         let disk = connected.map_err(|failure| process.explain(failure, dir))?;
         Ok(Self {
             process,
+            below,
             disk,
             spawned,
             prepared,
@@ -119,15 +143,20 @@ impl Backend {
     pub(crate) fn pid(&self) -> u32 {
         self.process.child.id()
     }
+
+    /// All of its processes.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let below = self.below.iter().map(|below| below.child.id());
+        below.chain([self.pid()]).collect()
+    }
 }
 
 /// What runs now, for who must end it in a hurry.
-static RUNNING: Mutex<Running> = Mutex::new(Running::Nobody);
+static RUNNING: Mutex<Running> = Mutex::new(Running::Children(Vec::new()));
 
 enum Running {
-    Nobody,
-    /// This process.
-    Child(Pid),
+    /// These processes.
+    Children(Vec<Pid>),
     /// All is over; nothing may be started any more.
     Over,
 }
@@ -135,8 +164,10 @@ enum Running {
 /// Ends the backend that runs now, if there is one, from any thread, and lets no other start.
 pub(crate) fn end_for_good() {
     let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Running::Child(pid) = *running {
-        let _ = kill(pid, Signal::SIGKILL);
+    if let Running::Children(pids) = &*running {
+        for pid in pids {
+            let _ = kill(*pid, Signal::SIGKILL);
+        }
     }
     *running = Running::Over;
 }
@@ -164,8 +195,9 @@ impl Drop for Process {
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if let Running::Child(_) = *running {
-            *running = Running::Nobody;
+        if let Running::Children(pids) = &mut *running {
+            let own = process_id(&self.child);
+            pids.retain(|pid| *pid != own);
         }
     }
 }
@@ -173,6 +205,8 @@ impl Drop for Process {
 /// A process that may not be ready yet.
 struct Started {
     process: Process,
+    /// One that the other needs.
+    below: Option<Process>,
     stream: UnixStream,
     /// A name to be removed.
     overlay: Option<PathBuf>,
@@ -193,6 +227,7 @@ fn mayfly(base: &Path, dir: &Path, options: &[&str]) -> Result<Started, Failure>
     let begun = Instant::now();
     Ok(Started {
         process: spawn(command, &theirs, "blk-helper", dir)?,
+        below: None,
         stream: ours,
         overlay: None,
         begun,
@@ -213,6 +248,56 @@ fn qsd(base: &Path, dir: &Path, aio: &str, leash: &[&str]) -> Result<Started, Fa
             said,
         });
     }
+    let file = |node: &str, path: &Path| format!("driver=file,node-name={node},filename={},aio={aio}", path.display());
+    let nodes = [
+        file("base-file", base) + ",read-only=on",
+        "driver=raw,node-name=base,file=base-file,read-only=on".to_owned(),
+        file("overlay-file", &overlay) + ",discard=unmap,cache.no-flush=on",
+        "driver=qcow2,node-name=disk,file=overlay-file,backing=base,discard=unmap,cache.no-flush=on".to_owned(),
+    ];
+    Ok(Started {
+        overlay: Some(overlay),
+        ..export(&nodes, dir, leash)?
+    })
+}
+
+/// Whatever it writes goes into `base`, which is noise before and after.
+fn raw(base: &Path, dir: &Path, leash: &[&str]) -> Result<Started, Failure> {
+    let nodes = [
+        format!("driver=file,node-name=file,filename={},aio=threads", base.display()),
+        "driver=raw,node-name=disk,file=file".to_owned(),
+    ];
+    export(&nodes, dir, leash)
+}
+
+fn nbdkit(base: &Path, dir: &Path, leash: &[&str]) -> Result<Started, Failure> {
+    let path = dir.join("nbd");
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).map_err(Failure::while_doing(format!("listen at {}", path.display())))?;
+    let mut words = leash.iter().chain(&["sh", "-c"]);
+    let mut command = Command::new(words.next().expect("the program's name at least"));
+    // It takes its socket as services of systemd do: as descriptor 3, if it is told its own process number.
+    command
+        .args(words)
+        .arg("exec 3<&\"$1\"; export LISTEN_FDS=1 LISTEN_PID=$$; exec nbdkit --foreground --filter=cow file \"$2\"")
+        .args(["sh", &listener.as_raw_fd().to_string()])
+        .arg(base)
+        .env("TMPDIR", dir);
+    let below = spawn(command, &OwnedFd::from(listener), "nbdkit", dir)?;
+    let nodes = [format!(
+        "driver=nbd,node-name=disk,server.type=unix,server.path={}",
+        path.display()
+    )];
+    let started = export(&nodes, dir, leash)?;
+    Ok(Started {
+        below: Some(below),
+        overlay: Some(path),
+        ..started
+    })
+}
+
+/// A `qemu-storage-daemon` that exports the last of `nodes`, whose name is `disk`.
+fn export(nodes: &[String], dir: &Path, leash: &[&str]) -> Result<Started, Failure> {
     let path = dir.join("socket");
     let _ = fs::remove_file(&path);
     let listener = UnixListener::bind(&path).map_err(Failure::while_doing(format!("listen at {}", path.display())))?;
@@ -221,31 +306,29 @@ fn qsd(base: &Path, dir: &Path, aio: &str, leash: &[&str]) -> Result<Started, Fa
     let listener = OwnedFd::from(listener);
     let mut words = leash.iter().chain(&["qemu-storage-daemon"]);
     let mut command = Command::new(words.next().expect("the program's name at least"));
-    command.args(words);
-    let file = |node: &str, path: &Path| format!("driver=file,node-name={node},filename={},aio={aio}", path.display());
-    command
-        .args(["--object", "iothread,id=io0"])
-        .args(["--blockdev", &(file("base-file", base) + ",read-only=on")])
-        .args(["--blockdev", "driver=raw,node-name=base,file=base-file,read-only=on"])
-        .args(["--blockdev", &(file("overlay-file", &overlay) + ",discard=unmap,cache.no-flush=on")])
-        .args([
-            "--blockdev",
-            "driver=qcow2,node-name=disk,file=overlay-file,backing=base,discard=unmap,cache.no-flush=on",
-        ])
-        .args([
-            "--export",
-            &format!(
-                "type=vhost-user-blk,id=export,node-name=disk,addr.type=fd,addr.str={},writable=on,iothread=io0,num-queues=1",
-                listener.as_raw_fd()
-            ),
-        ]);
+    command.args(words).args(["--object", "iothread,id=io0"]);
+    for node in nodes {
+        command.args(["--blockdev", node]);
+    }
+    command.args([
+        "--export",
+        &format!(
+            "type=vhost-user-blk,id=export,node-name=disk,addr.type=fd,addr.str={},writable=on,iothread=io0,num-queues=1",
+            listener.as_raw_fd()
+        ),
+    ]);
     let begun = Instant::now();
     Ok(Started {
         process: spawn(command, &listener, "qemu-storage-daemon", dir)?,
+        below: None,
         stream: ours,
-        overlay: Some(overlay),
+        overlay: None,
         begun,
     })
+}
+
+fn process_id(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).expect("pid_max is below 2^22"))
 }
 
 /// Starts it with `inherited`, and nothing else of ours.
@@ -254,13 +337,13 @@ fn spawn(mut command: Command, inherited: &OwnedFd, name: &'static str, dir: &Pa
         |flag| fcntl(inherited, FcntlArg::F_SETFD(flag)).map_err(Failure::while_doing("let a descriptor be inherited"));
     let log = File::create(dir.join(LOG)).map_err(Failure::while_doing("make a log"))?;
     let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Running::Over = *running {
+    let Running::Children(pids) = &mut *running else {
         return Err(Failure::Unfit("all is over".to_owned()));
-    }
+    };
     inheritable(FdFlag::empty())?;
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
     let child = child.map_err(Failure::while_doing(format!("start {name}")))?;
-    *running = Running::Child(Pid::from_raw(i32::try_from(child.id()).expect("pid_max is below 2^22")));
+    pids.push(process_id(&child));
     drop(running);
     let process = Process { name, child };
     inheritable(FdFlag::FD_CLOEXEC)?;

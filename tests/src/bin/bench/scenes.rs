@@ -73,46 +73,57 @@ struct Run {
 
 const MODES: [(Mode, &str); 2] = [(Mode::Eventfd, "eventfd"), (Mode::Polling, "polling")];
 
+/// Who plays a scene.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    /// Ours, as users start it.
+    Ours,
+    /// Ours and the peers.
+    Contenders,
+    /// Those for orientation, too.
+    Everybody,
+}
+
 /// A scene, and what the names of its rows begin with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scene {
     prefixes: &'static [&'static str],
-    /// Whether it is for peers, too.
-    peers: bool,
+    who: Who,
     play: fn(&mut Turn<'_>) -> Result<(), Failure>,
 }
 
 /// All scenes.
 pub(crate) const ALL: &[Scene] = &[
-    scene(&["read-", "seq-read-base-"], true, speed::base),
-    scene(&["touch-"], true, speed::touch),
-    scene(&["fill-", "memory-filled"], true, size::fill),
-    scene(&["rewrite-"], true, speed::rewrite),
-    scene(&["mixed-"], true, speed::mixed),
+    scene(&["read-", "seq-read-base-"], Who::Everybody, speed::base),
+    scene(&["touch-"], Who::Everybody, speed::touch),
+    scene(&["fill-", "memory-filled"], Who::Contenders, size::fill),
+    scene(&["rewrite-"], Who::Everybody, speed::rewrite),
+    scene(&["mixed-"], Who::Everybody, speed::mixed),
     scene(
         &["seq-write-", "seq-rewrite-", "seq-read-dirty-"],
-        true,
+        Who::Everybody,
         speed::sequential,
     ),
-    scene(&["cold-"], true, speed::cold),
-    scene(&["spawn"], true, size::spawn),
-    scene(&["memory-start"], true, size::start),
-    scene(&["grow-"], false, size::grow),
+    scene(&["cold-"], Who::Everybody, speed::cold),
+    scene(&["spawn"], Who::Contenders, size::spawn),
+    scene(&["memory-start"], Who::Contenders, size::start),
+    scene(&["grow-"], Who::Ours, size::grow),
 ];
 
-const fn scene(
-    prefixes: &'static [&'static str],
-    peers: bool,
-    play: fn(&mut Turn<'_>) -> Result<(), Failure>,
-) -> Scene {
-    Scene { prefixes, peers, play }
+const fn scene(prefixes: &'static [&'static str], who: Who, play: fn(&mut Turn<'_>) -> Result<(), Failure>) -> Scene {
+    Scene { prefixes, who, play }
 }
 
 impl Scene {
     /// Whether a row that is wanted is measured in it, for this backend.
     pub(crate) fn has(&self, wanted: &[&str], kind: Kind) -> bool {
         let in_it = |row: &&str| self.prefixes.iter().any(|prefix| row.starts_with(prefix));
-        wanted.iter().any(in_it) && (self.peers || kind == Kind::Mayfly)
+        let plays = match self.who {
+            Who::Ours => kind == Kind::Mayfly,
+            Who::Contenders => !kind.is_for_orientation(),
+            Who::Everybody => true,
+        };
+        plays && wanted.iter().any(in_it)
     }
 
     /// Plays it.
@@ -155,9 +166,9 @@ impl Turn<'_> {
             (Mode::Eventfd, 1) => Some(wake_micros(WAKE_WINDOW)?),
             (Mode::Eventfd | Mode::Polling, _) => None,
         };
-        let before = Moment::now(backend.pid());
+        let before = Moment::now(&backend.pids());
         let done = drive(backend, mode, run, self.props.window, self.round)?;
-        let usage = before.until(Moment::now(backend.pid()));
+        let usage = before.until(Moment::now(&backend.pids()));
         let done = done as f64;
         let worth = f64::from(if run.len == BLOCK { 1 } else { run.len });
         let sample = Sample {

@@ -86,7 +86,7 @@ fn warm_up(options: &Options, props: Props<'_>) -> Result<(), Failure> {
         window: props.window / 2,
         ..props
     };
-    for kind in &options.backends {
+    for kind in options.backends.iter().filter(|kind| !kind.is_for_orientation()) {
         let mut turn = Turn {
             props,
             kind: *kind,
@@ -110,7 +110,8 @@ fn in_turn(options: &Options, props: Props<'_>, round: u64, scene: usize) -> Res
     order.rotate_left(first);
     let mut entries = Vec::new();
     for kind in order {
-        if scene.has(&options.rows, kind) {
+        let is_time = round == 0 || !kind.is_for_orientation();
+        if is_time && scene.has(&options.rows, kind) {
             let mut turn = Turn {
                 props,
                 kind,

@@ -31,9 +31,9 @@ pub(crate) struct Usage {
 
 impl Moment {
     /// Now.
-    pub(crate) fn now(backend: u32) -> Self {
+    pub(crate) fn now(backend: &[u32]) -> Self {
         Self {
-            backend: of_process(&backend.to_string()),
+            backend: backend.iter().map(|pid| of_process(&pid.to_string())).sum(),
             own: of_process("self"),
             all: of_machine(),
             when: Instant::now(),

@@ -28,9 +28,9 @@ pub(super) fn fill(turn: &mut Turn<'_>) -> Result<(), Failure> {
         depth: 32,
         most: writes,
     };
-    let before = Moment::now(backend.pid());
+    let before = Moment::now(&backend.pids());
     drive(&mut backend, Mode::Eventfd, run, Duration::from_secs(600), turn.round)?;
-    let usage = before.until(Moment::now(backend.pid()));
+    let usage = before.until(Moment::now(&backend.pids()));
     let sample = Sample {
         cpu_us: Some(usage.backend * 1e6 / writes as f64),
         foreign: Some(usage.foreign),
