@@ -24,8 +24,8 @@ build: deps ## compile the release programs into target/release
 images: deps ## make what the guests boot from, once, in ~/.cache/mayfly (or MAYFLY_CACHE)
 	@tests/guest/images
 
-test: deps images lint ## everything: lints and all tests; as root, the tests a second time as an ordinary user
-	@scripts/test
+test: deps ## everything: lints and all tests; as root, the tests a second time as an ordinary user
+	@tests/guest/images & scripts/lint; lint=$$?; wait $$! && [ $$lint = 0 ] && scripts/test
 
 demo: images build ## watch a guest write to a disk that burns
 	@MAYFLY="$$PWD/target/release/mayfly" cargo run --quiet -p tests --bin demo
