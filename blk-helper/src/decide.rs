@@ -19,7 +19,7 @@ use thiserror::Error;
 pub(crate) enum Undecided {
     #[error(transparent)]
     Save(#[from] SaveRefusal),
-    #[error("no save is running")]
+    #[error("no save is running that could be called off")]
     NoSave,
     #[error("the disk is read-only: there is nothing to reset or to resize")]
     ReadOnly,
@@ -43,9 +43,9 @@ impl Service {
     pub(crate) fn save(&self, request: SaveRequest, descriptors: Vec<OwnedFd>) -> Result<Answer, Undecided> {
         let (overlay, saver) = self.burning().ok_or(SaveRefusal::ReadOnly)?;
         let sent = descriptors.into_iter().next().ok_or(SaveRefusal::NoOutput)?;
-        saver.save(overlay, request, sent)?;
-        info!("a save began");
-        Ok(Answer::Saving)
+        let save = saver.save(overlay, request, sent)?;
+        info!("save {save} began");
+        Ok(Answer::Saving { save })
     }
 
     /// Whether a save is running.

@@ -202,13 +202,15 @@ impl Service {
             Medium::ReadOnly(_) => None,
             Medium::Burning(overlay) => Some(overlay.status(self.facts.is_encrypted())),
         };
+        let (save, previous_save) = self.saver.as_ref().map_or((None, None), Saver::status);
         Status {
             disk_bytes: self.disk.capacity().bytes(),
             connected,
             base: self.disk.medium().base().status(),
             overlay,
             limits: self.disk.limits(),
-            save: self.saver.as_ref().and_then(Saver::status),
+            save,
+            previous_save,
             confinement: confinement(report),
         }
     }

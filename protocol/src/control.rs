@@ -156,8 +156,11 @@ pub enum Answer {
     /// Events will come.
     Subscribed,
     /// The point in time is taken, the copy goes on; [`Status::save`] says how far it is.
-    Saving,
-    /// The save was called off.
+    Saving {
+        /// Its number, [`SaveStatus::number`].
+        save: u64,
+    },
+    /// The save is called off: it ends soon, and not as done.
     Cancelled,
     /// The disk is as the base again.
     Reset,

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -34,6 +34,7 @@ pub enum Manner {
 #[derive(Debug)]
 pub struct Pretender {
     over: Arc<AtomicBool>,
+    saves: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -58,6 +59,8 @@ impl Pretender {
         };
         let over = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&over);
+        let saves = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&saves);
         let thread = thread::spawn(move || {
             while await_input(&listener, &told) {
                 let client = accept_with(&listener, SocketFlags::CLOEXEC).expect("a client is there");
@@ -65,6 +68,7 @@ impl Pretender {
                     client,
                     base,
                     manner: manner.clone(),
+                    saves: Arc::clone(&counted),
                     output: None,
                     state: None,
                 };
@@ -73,8 +77,15 @@ impl Pretender {
         });
         Self {
             over,
+            saves,
             thread: Some(thread),
         }
+    }
+
+    /// How many saves were begun: what they write by then is written.
+    #[must_use]
+    pub fn saves(&self) -> usize {
+        self.saves.load(Ordering::SeqCst)
     }
 }
 
@@ -106,6 +117,7 @@ struct Conversation {
     client: OwnedFd,
     base: BaseStatus,
     manner: Manner,
+    saves: Arc<AtomicUsize>,
     output: Option<File>,
     state: Option<SaveState>,
 }
@@ -160,7 +172,8 @@ impl Conversation {
                 let mut output = self.output.as_ref().expect("an output comes with a save");
                 output.write_all(bytes).expect("an output can be written");
                 self.state = Some(state);
-                Answer::Saving
+                self.saves.fetch_add(1, Ordering::SeqCst);
+                Answer::Saving { save: 1 }
             }
             Command::CancelSave => {
                 self.state = Some(SaveState::Cancelled);
@@ -178,6 +191,7 @@ impl Conversation {
 
     fn status(&self) -> Status {
         let save = self.state.clone().map(|state| SaveStatus {
+            number: 1,
             state,
             done_bytes: self.base.bytes / 2,
             total_bytes: self.base.bytes,
@@ -196,6 +210,7 @@ impl Conversation {
                 at_limit: AtLimit::Error,
             },
             save,
+            previous_save: None,
             confinement: Confinement::default(),
         }
     }

@@ -7,6 +7,7 @@
 //! A save ends in one of three ways, and is told only then: done (the output is whole, and on the medium), called off or failed
 //! (the output is empty, as far as its file system allows). Whatever the end, the overlay is then as if there had been none.
 
+mod desk;
 mod output;
 mod qcow2;
 mod raw;
@@ -23,11 +24,12 @@ use protocol::units::ByteRange;
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 use thiserror::Error;
 
+use desk::{Desk, Format, Order};
 pub(crate) use output::{Output, OutputError};
 
 /// Why a save is not begun. Nothing has changed then.
@@ -76,45 +78,6 @@ trait Sink {
     fn finish(&mut self) -> Result<(), SaveError>;
 }
 
-/// What to save, and where to.
-#[derive(Debug)]
-struct Order {
-    sent: OwnedFd,
-    format: Format,
-}
-
-#[derive(Debug)]
-enum Format {
-    Raw,
-    Delta { backing: String },
-}
-
-/// What the control thread and the saver share.
-#[derive(Debug)]
-struct Desk {
-    bell: Arc<Bell>,
-    events: Arc<Events>,
-    called_off: AtomicBool,
-    /// Bytes of the disk that are dealt with.
-    done: AtomicU64,
-    papers: Mutex<Papers>,
-}
-
-#[derive(Debug, Default)]
-struct Papers {
-    order: Option<Order>,
-    /// How the save is, or how the last one was.
-    save: Option<SaveStatus>,
-    /// A reset left something to give back.
-    leftover: bool,
-}
-
-impl Desk {
-    fn papers(&self) -> MutexGuard<'_, Papers> {
-        self.papers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// The saver, as the control thread knows it.
 #[derive(Debug)]
 pub(crate) struct Saver {
@@ -134,13 +97,7 @@ impl Saver {
         bell: Arc<Bell>,
         events: Arc<Events>,
     ) -> Result<Self, StaffError> {
-        let desk = Arc::new(Desk {
-            bell: Arc::clone(&bell),
-            events,
-            called_off: AtomicBool::new(false),
-            done: AtomicU64::new(0),
-            papers: Mutex::default(),
-        });
+        let desk = Arc::new(Desk::new(Arc::clone(&bell), events));
         let numbers = output.numbers();
         let saving = Saving {
             desk: Arc::clone(&desk),
@@ -165,11 +122,11 @@ impl Saver {
         self.output
     }
 
-    /// Saves the disk as it is now. Returns when that moment is taken.
+    /// Saves the disk as it is now. Returns the save's number when that moment is taken.
     ///
     /// # Errors
     /// [`SaveRefusal`].
-    pub(crate) fn save(&self, overlay: &Overlay, request: SaveRequest, sent: OwnedFd) -> Result<(), SaveRefusal> {
+    pub(crate) fn save(&self, overlay: &Overlay, request: SaveRequest, sent: OwnedFd) -> Result<u64, SaveRefusal> {
         if self.is_running() {
             return Err(SaveRefusal::Busy);
         }
@@ -190,11 +147,15 @@ impl Saver {
             return Err(SaveRefusal::Busy);
         }
         let pause_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let mut papers = self.desk.papers();
         self.desk.called_off.store(false, Ordering::Relaxed);
         self.desk.done.store(0, Ordering::Relaxed);
-        let mut papers = self.desk.papers();
         papers.order = Some(Order { sent, format });
+        papers.settled = false;
+        papers.previous = papers.save.take();
+        let number = papers.previous.as_ref().map_or(0, |save| save.number) + 1;
         papers.save = Some(SaveStatus {
+            number,
             state: SaveState::Running,
             done_bytes: 0,
             total_bytes,
@@ -202,31 +163,27 @@ impl Saver {
         });
         drop(papers);
         self.desk.bell.ring();
-        Ok(())
+        Ok(number)
     }
 
-    /// Calls the save off, if there is one; it ends soon.
+    /// Calls the save off, if there is one and it is not too late: it then ends soon, and not as done.
     pub(crate) fn call_off(&self) -> bool {
-        self.desk.called_off.store(true, Ordering::Relaxed);
-        self.is_running()
+        self.desk.call_off()
     }
 
-    /// How the save is, or how the last one was.
-    pub(crate) fn status(&self) -> Option<SaveStatus> {
-        let mut save = self.desk.papers().save.clone()?;
-        if save.state == SaveState::Running {
+    /// How the save is, or how the last one was, and the one before.
+    pub(crate) fn status(&self) -> (Option<SaveStatus>, Option<SaveStatus>) {
+        let papers = self.desk.papers();
+        let mut save = papers.save.clone();
+        if let Some(save) = save.as_mut().filter(|save| save.state == SaveState::Running) {
             save.done_bytes = self.desk.done.load(Ordering::Relaxed);
         }
-        Some(save)
+        (save, papers.previous.clone())
     }
 
     /// Whether there is one.
     pub(crate) fn is_running(&self) -> bool {
-        let papers = self.desk.papers();
-        papers
-            .save
-            .as_ref()
-            .is_some_and(|save| save.state == SaveState::Running)
+        self.desk.papers().is_running()
     }
 
     /// Gives back what a reset left behind.
@@ -292,7 +249,12 @@ impl Saving {
             overlay.frozen_pieces().for_each(|piece| overlay.thaw(piece));
             overlay.thawed();
         }
-        let saved = copied.and_then(|()| self.output.sync().map_err(SaveError::Sync));
+        let synced = copied.and_then(|()| self.output.sync().map_err(SaveError::Sync));
+        let saved = if self.desk.settle() {
+            Err(SaveError::Cancelled)
+        } else {
+            synced
+        };
         if saved.is_err() {
             // What is there is not what was asked for. A file system that fails may refuse this as well.
             let _ = self.output.set_length(0);
@@ -303,26 +265,28 @@ impl Saving {
 
     fn tell(&self, overlay: &Overlay, outcome: Result<(), SaveError>) {
         debug_assert!(!overlay.is_frozen(), "a save that ended leaves nothing frozen");
+        let mut papers = self.desk.papers();
+        let Some(status) = &mut papers.save else {
+            return;
+        };
+        let save = status.number;
         let (state, event) = match outcome {
             Ok(()) => {
-                info!("the save is done");
-                (SaveState::Done, Event::Saved)
+                info!("save {save} is done");
+                (SaveState::Done, Event::Saved { save })
             }
             Err(SaveError::Cancelled) => {
-                info!("the save was called off");
-                (SaveState::Cancelled, Event::SaveCancelled)
+                info!("save {save} was called off");
+                (SaveState::Cancelled, Event::SaveCancelled { save })
             }
             Err(error) => {
                 let reason = chain(&error);
-                warn!("the save failed: {reason}");
-                (SaveState::Failed(reason.clone()), Event::SaveFailed { reason })
+                warn!("save {save} failed: {reason}");
+                (SaveState::Failed(reason.clone()), Event::SaveFailed { save, reason })
             }
         };
-        let mut papers = self.desk.papers();
-        if let Some(save) = &mut papers.save {
-            save.done_bytes = self.desk.done.load(Ordering::Relaxed);
-            save.state = state;
-        }
+        status.done_bytes = self.desk.done.load(Ordering::Relaxed);
+        status.state = state;
         drop(papers);
         self.desk.events.emit(event);
     }

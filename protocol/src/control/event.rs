@@ -38,11 +38,19 @@ pub enum Event {
     /// The disk is as the base again.
     Reset,
     /// A save is done.
-    Saved,
+    Saved {
+        /// Its number.
+        save: u64,
+    },
     /// A save was called off.
-    SaveCancelled,
+    SaveCancelled {
+        /// Its number.
+        save: u64,
+    },
     /// A save could not be done.
     SaveFailed {
+        /// Its number.
+        save: u64,
         /// Why, in words for people.
         #[serde(with = "text")]
         reason: String,

@@ -18,6 +18,9 @@ pub struct Status {
     pub limits: Limits,
     /// The save that is going on, or how the last one ended.
     pub save: Option<SaveStatus>,
+    /// How the one before that ended, if there was one: who asks for his own finds it by its number, though another has begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_save: Option<SaveStatus>,
     /// What confines the helper.
     pub confinement: Confinement,
 }
@@ -68,6 +71,8 @@ pub struct Confinement {
 /// How a save is getting on, or how it ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SaveStatus {
+    /// Which one: the helper's first is 1.
+    pub number: u64,
     /// How far it is.
     pub state: SaveState,
     /// Bytes of the disk that are dealt with.

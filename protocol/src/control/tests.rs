@@ -24,6 +24,7 @@ fn status() -> Status {
         }),
         limits: limits(),
         save: None,
+        previous_save: None,
         confinement: Confinement {
             in_force: vec!["seccomp".into()],
             missing: vec!["network".into()],
@@ -82,6 +83,7 @@ fn commands() -> Vec<Command> {
 
 fn save(state: SaveState) -> SaveStatus {
     SaveStatus {
+        number: 1,
         state,
         done_bytes: 4096,
         total_bytes: 1 << 30,
@@ -105,7 +107,7 @@ fn answers() -> Vec<Answer> {
         Answer::Status(Box::new(failed)),
         Answer::Stats(Box::default()),
         Answer::Subscribed,
-        Answer::Saving,
+        Answer::Saving { save: 1 },
         Answer::Cancelled,
         Answer::Reset,
         Answer::Limited(limits()),
@@ -126,9 +128,10 @@ fn events() -> Vec<Event> {
         },
         Event::BaseChanged,
         Event::Reset,
-        Event::Saved,
-        Event::SaveCancelled,
+        Event::Saved { save: 1 },
+        Event::SaveCancelled { save: 1 },
         Event::SaveFailed {
+            save: 1,
             reason: "no space left".into(),
         },
         Event::Resized { disk_bytes: 2 << 30 },
@@ -154,7 +157,7 @@ fn messages_look_as_documented() {
         Reply::ok(8, Answer::Status(Box::new(status()))),
         Reply::ok(9, Answer::Stats(Box::default())),
         Reply::ok(10, Answer::Subscribed),
-        Reply::ok(11, Answer::Saving),
+        Reply::ok(11, Answer::Saving { save: 1 }),
         Reply::ok(13, Answer::Cancelled),
         Reply::ok(14, Answer::Reset),
         Reply::ok(15, Answer::Limited(limits())),
@@ -237,13 +240,17 @@ fn the_longest_messages_fit() {
     };
     let mut failed = status();
     failed.save = Some(save(SaveState::Failed(long.clone())));
+    failed.previous_save = failed.save.clone();
     let replies = [
         Reply::ok(u64::MAX, Answer::Stats(Box::new(stats))),
         Reply::ok(u64::MAX, Answer::Status(Box::new(failed))),
         Reply::error(Some(u64::MAX), &long),
     ];
     let notice = Notice {
-        event: Event::SaveFailed { reason: long },
+        event: Event::SaveFailed {
+            save: u64::MAX,
+            reason: long,
+        },
         missed: u64::MAX,
     };
     let save = Command::Save(SaveRequest {
@@ -334,9 +341,9 @@ fn an_error_cannot_steer_a_terminal() {
     let reply = Reply::decode(br#"{"error":"\u001b[2Jno\nmore\u009b1m"}"#).unwrap();
 
     assert_eq!(reply.outcome, Outcome::Error(" [2Jno more 1m".into()));
-    let notice = br#"{"event":{"kind":"save-failed","reason":"\u001b[2J"},"missed":0}"#;
+    let notice = br#"{"event":{"kind":"save-failed","save":1,"reason":"\u001b[2J"},"missed":0}"#;
     let reason = " [2J".to_owned();
-    let event = Event::SaveFailed { reason };
+    let event = Event::SaveFailed { save: 1, reason };
     assert_eq!(
         Heard::decode(notice).unwrap(),
         Heard::Notice(Notice { event, missed: 0 })

@@ -163,7 +163,7 @@ fn what_cannot_be_opened_or_made_says_so() {
         (&["none"][..], 1, "cannot open the image"),
         (&["overlay"], 1, "is a directory"),
         (&["vm.raw", "there"], 1, "is there already"),
-        (&["vm.raw", "no/where"], 1, "cannot create"),
+        (&["vm.raw", "no/where"], 1, "cannot open the directory"),
         (&["vm.raw"], 2, "give one: mayfly import IN OUT"),
         (&["vm.raw", "out", "--max-size=lots"], 2, "512M"),
         (&["vm.raw", "out", "--user=0"], 2, "root"),

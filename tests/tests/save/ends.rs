@@ -1,6 +1,7 @@
 //! Saves that do not go through: the helper serves on, and the overlay is as if there had been none.
 
 use std::fs::{self, File};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -54,13 +55,34 @@ fn a_save_is_called_off_with_the_guest_writing() {
     assert_eq!(operator.ask(Command::CancelSave, &[]), Ok(Answer::Cancelled));
 
     let ended = await_end(&operator);
-    assert_eq!(ended.state, SaveState::Cancelled);
+    assert_eq!((ended.number, ended.state), (1, SaveState::Cancelled));
     assert!(ended.done_bytes < ended.total_bytes);
     assert_eq!(fs::metadata(&path).unwrap().len(), 0);
     assert_eq!(client.read(last, 4096), [2; 4096]);
     assert_nothing_kept(&operator);
     helper.terminate();
     fs::remove_file(base).unwrap();
+}
+
+#[test]
+fn a_save_is_found_by_its_number_though_another_has_begun() {
+    let place = Place::with_noise(1 << 20, 9);
+    let (helper, operator) = operated(place.helper());
+    operator.subscribe();
+    for (number, name) in [(1, "first"), (2, "second")] {
+        let output = output(&place.dir().join(name));
+        let answer = operator.ask(Command::Save(RAW), &[output.as_fd()]);
+        assert_eq!(answer, Ok(Answer::Saving { save: number }));
+        assert_eq!(operator.event(), Event::Saved { save: number });
+    }
+
+    let status = operator.status();
+
+    let ends = [status.save, status.previous_save].map(|save| save.map(|save| (save.number, save.state)));
+    assert_eq!(ends, [Some((2, SaveState::Done)), Some((1, SaveState::Done))]);
+    let late = operator.ask(Command::CancelSave, &[]);
+    assert!(late.unwrap_err().contains("no save is running"));
+    helper.terminate();
 }
 
 #[test]
@@ -78,7 +100,7 @@ fn a_save_belongs_to_the_connection_that_asked_and_ends_with_it() {
 
     drop(client);
 
-    assert_eq!(operator.event(), Event::SaveCancelled);
+    assert_eq!(operator.event(), Event::SaveCancelled { save: 1 });
     assert_eq!(await_end(&operator).state, SaveState::Cancelled);
     assert_eq!(fs::metadata(&saved).unwrap().len(), 0);
     let small = Operator::connect(&path);

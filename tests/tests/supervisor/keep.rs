@@ -3,13 +3,13 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use tests::bare;
 use tests::ctl::Ctl;
 use tests::payload::{Mode, Payload};
 use tests::place::Place;
 use tests::require;
-use tests::supervised::END;
+use tests::supervised::{END, assert_gone};
 
 use crate::support::{DISK, shell, turn};
 
@@ -41,6 +41,46 @@ fn every_disk_is_saved_under_its_name_however_the_guest_ends() {
         .output();
     assert_eq!(refused.code, Some(2), "{refused:?}");
     assert!(refused.stderr.contains("out.raw is there already"), "{refused:?}");
+}
+
+/// The disk is large enough for the save not to be done before the signal.
+#[test]
+fn a_signal_calls_the_save_at_the_end_off_and_a_second_one_waits_for_no_helper() {
+    require!(kvm);
+    let _turn = turn();
+    let place = Place::with_noise(512, 64);
+    let (vast, out) = (place.dir().join("vast"), place.dir().join("out"));
+    fs::create_dir(&out).unwrap();
+    fs::File::create_new(&vast).unwrap().set_len(1 << 40).unwrap();
+    let words = [
+        "--verbose".to_owned(),
+        format!("--disk={}", vast.display()),
+        format!("--on-exit=save={}", out.join("x.raw").display()),
+    ];
+    for (signals, code) in [
+        (&[Signal::SIGTERM][..], Some(17)),
+        (&[Signal::SIGINT], Some(17)),
+        (&[Signal::SIGTERM, Signal::SIGINT], Some(17)),
+        (&[Signal::SIGKILL], None),
+    ] {
+        let mut run = bare::run(&place, "kvm", 0, &program().power_off())
+            .and(&words)
+            .on_pipes();
+        run.wait_for_said("save 1 began", END);
+        let processes = run.processes(1);
+        if signals.len() > 1 {
+            kill(run.process("blk-helper"), Signal::SIGSTOP).unwrap();
+        }
+
+        signals.iter().for_each(|signal| run.signal(*signal));
+
+        let ended = run.wait_within(END);
+        assert_eq!(ended.code, code, "{signals:?} {ended:?}");
+        assert_eq!(ended.stderr.contains("is lost"), code.is_some(), "{ended:?}");
+        assert_gone(&processes);
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 0, "something is left");
+    }
+    fs::remove_file(vast).unwrap();
 }
 
 #[test]

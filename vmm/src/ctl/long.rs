@@ -5,10 +5,9 @@ use super::{Client, CtlError, print, show};
 use crate::channel::ChannelError;
 use crate::keep::commit::Commit;
 use crate::keep::follow::{Follow, SaveEnd};
-use crate::keep::fresh::{Fresh, Place};
+use crate::keep::fresh::{Fresh, PRIVATE, Place};
 use crate::progress::Progress;
 use crate::signals::Signals;
-use log::warn;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -48,7 +47,7 @@ struct Committed<'a> {
 impl Client {
     /// Saves the disk.
     pub(super) fn save(&mut self, save: &Save, signals: &Signals) -> Result<(), CtlError> {
-        let fresh = Fresh::create_new(Place::open(&save.out)?)?;
+        let fresh = Fresh::create_new(Place::open(&save.out)?, PRIVATE)?;
         let request = SaveRequest {
             format: match save.format {
                 Format::Raw => SaveFormat::Raw,
@@ -81,13 +80,7 @@ impl Client {
         let what = format!("committing to {}", base.display());
         let status = self.follow(request, commit.output(), what, signals)?;
         let done = commit.finish().map_err(CtlError::Commit)?;
-        if let Some(format) = done.looks_like {
-            warn!(
-                "the guest has made its disk look like {format}: other programs may take {} for one; to start from it, say \
-                 raw-anyway",
-                done.path.display()
-            );
-        }
+        done.warn();
         let line = Committed {
             committed: &done.path,
             disk_bytes: status.total_bytes,

@@ -104,10 +104,15 @@ fn rate(rate: Rate, show: impl Fn(u64) -> String) -> String {
 
 fn save_line(save: &SaveStatus) -> String {
     match &save.state {
-        SaveState::Running => format!("running: {} of {}", size(save.done_bytes), size(save.total_bytes)),
-        SaveState::Done => format!("the last one is done: {}", saved(save)),
-        SaveState::Cancelled => "the last one was called off".to_owned(),
-        SaveState::Failed(why) => format!("the last one failed: {why}"),
+        SaveState::Running => format!(
+            "number {} is running: {} of {}",
+            save.number,
+            size(save.done_bytes),
+            size(save.total_bytes)
+        ),
+        SaveState::Done => format!("number {} is done: {}", save.number, saved(save)),
+        SaveState::Cancelled => format!("number {} was called off", save.number),
+        SaveState::Failed(why) => format!("number {} failed: {why}", save.number),
     }
 }
 
@@ -269,9 +274,9 @@ pub(crate) fn in_words(event: &Event) -> String {
         ),
         Event::BaseChanged => "somebody changed the base underfoot: the guest may read neither old nor new data".into(),
         Event::Reset => "the disk is as the base again".into(),
-        Event::Saved => "a save is done".into(),
-        Event::SaveCancelled => "a save was called off".into(),
-        Event::SaveFailed { reason } => format!("a save failed: {reason}"),
+        Event::Saved { save } => format!("save {save} is done"),
+        Event::SaveCancelled { save } => format!("save {save} was called off"),
+        Event::SaveFailed { save, reason } => format!("save {save} failed: {reason}"),
         Event::Resized { disk_bytes } => format!("the disk has {} now", size(*disk_bytes)),
         Event::LimitsChanged { .. } => "limits were changed".into(),
         Event::Unknown => "something that this version of mayfly does not know".into(),

@@ -13,7 +13,8 @@
 //! the old base and another guest's changes, is refused rather than undo the first.
 
 use super::attributes::{Attributes, Lost, hide};
-use super::fresh::{Fresh, FreshError, Place, failed, is_same};
+use super::fresh::{Fresh, FreshError, PRIVATE, Place, failed, is_same};
+use log::warn;
 use protocol::control::BaseStatus;
 use protocol::formats::{self, HEAD_BYTES};
 use rustix::fs::{
@@ -90,6 +91,19 @@ pub(crate) struct Committed {
     pub(crate) looks_like: Option<&'static str>,
 }
 
+impl Committed {
+    /// Says what is odd about the new base.
+    pub(crate) fn warn(&self) {
+        if let Some(format) = self.looks_like {
+            warn!(
+                "the guest has made its disk look like {format}: other programs may take {} for one; to start from it, say \
+                 raw-anyway",
+                self.path.display()
+            );
+        }
+    }
+}
+
 impl Commit {
     /// Finds out whether the disk of a helper that serves `served` can become the new `path`, and makes the file for it.
     ///
@@ -127,7 +141,7 @@ impl Commit {
             base,
             identity,
             new_owner,
-            fresh: Fresh::create(place)?,
+            fresh: Fresh::create(place, PRIVATE)?,
         };
         commit.check_name()?;
         commit.dress()?;

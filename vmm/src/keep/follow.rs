@@ -34,13 +34,12 @@ pub(crate) enum SaveEnd {
 /// A save under way.
 #[derive(Debug)]
 pub(crate) struct Follow {
-    output: File,
     /// The question that is not answered yet, and since when.
     open: Option<(u64, Instant)>,
     /// The request to call it off.
     cancelling: Option<u64>,
-    /// Whether the helper has begun.
-    begun: bool,
+    /// The save's number, once the helper has begun.
+    save: Option<u64>,
     /// When to ask again.
     next: Instant,
     pause: Duration,
@@ -53,16 +52,12 @@ impl Follow {
     /// # Errors
     /// It cannot be reached.
     pub(crate) fn begin(channel: &mut Channel, request: SaveRequest, output: &File) -> Result<Self, ChannelError> {
-        let output = output.try_clone().map_err(|error| {
-            ChannelError::Unreachable(nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0)))
-        })?;
         let number = channel.ask(Command::Save(request), Some(output.as_fd()))?;
         let now = Instant::now();
         Ok(Self {
-            output,
             open: Some((number, now)),
             cancelling: None,
-            begun: false,
+            save: None,
             next: now,
             pause: FIRST,
             progress: None,
@@ -126,30 +121,30 @@ impl Follow {
         self.open = None;
         self.next = Instant::now() + self.pause;
         self.pause = LAST.min(self.pause.saturating_mul(2));
-        match (self.begun, answer(reply)) {
-            (false, Ok(Answer::Saving)) => {
-                self.begun = true;
+        match (self.save, answer(reply)) {
+            (None, Ok(Answer::Saving { save })) => {
+                self.save = Some(save);
                 Ok(None)
             }
-            (false, Err(ChannelError::Refused(why))) => Ok(Some(SaveEnd::Refused(why))),
-            (true, Ok(Answer::Status(status))) => Ok(self.learn(status.save)),
-            (false | true, Err(error)) => Err(error),
-            (false | true, Ok(_)) => Err(ChannelError::Other),
+            (None, Err(ChannelError::Refused(why))) => Ok(Some(SaveEnd::Refused(why))),
+            (Some(number), Ok(Answer::Status(status))) => {
+                let saves = [status.save, status.previous_save];
+                // Another one may have begun since ours ended.
+                let ours = saves.into_iter().flatten().find(|save| save.number == number);
+                Ok(self.learn(ours))
+            }
+            (_, Err(error)) => Err(error),
+            (_, Ok(_)) => Err(ChannelError::Other),
         }
     }
 
     fn learn(&mut self, save: Option<SaveStatus>) -> Option<SaveEnd> {
         let Some(save) = save else {
-            return Some(SaveEnd::Failed("the helper knows of no save".into()));
+            return Some(SaveEnd::Failed("the helper knows nothing of this save any more".into()));
         };
         let end = match &save.state {
             SaveState::Running => None,
-            // The status is that of the last save, which may be somebody else's if ours ended a moment ago without success:
-            // then our file is empty.
-            SaveState::Done if self.output.metadata().is_ok_and(|info| info.len() > 0) => {
-                Some(SaveEnd::Done(save.clone()))
-            }
-            SaveState::Done => Some(SaveEnd::Failed("the helper left the file empty".into())),
+            SaveState::Done => Some(SaveEnd::Done(save.clone())),
             SaveState::Cancelled => Some(SaveEnd::Cancelled),
             SaveState::Failed(why) => Some(SaveEnd::Failed(why.clone())),
         };

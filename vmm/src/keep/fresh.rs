@@ -1,23 +1,27 @@
-//! A file that gets its name when it is whole.
+//! A file that gets its name when it is whole: what is saved, committed and imported.
 //!
-//! Until then it has a name that says whose it is, `.NAME.mayfly-new`, beside the name it shall have. Who writes it holds a lock
-//! on it (flock), which ends with the last process that has it open: so what a killed one left is told from what somebody is
-//! at work on, and the next one removes it.
+//! Until then it has none (`O_TMPFILE`), so that nothing is left of it whatever happens. Only a file that replaces another one
+//! needs a second name, for the moment before it is renamed: `.NAME.mayfly-new`, beside the name it shall have. Where a file system
+//! has no nameless files, it has that one all the time. Who writes it holds a lock on it (flock), which ends with the last process
+//! that has it open: so what a killed one left is told from what somebody is at work on, and the next one removes it.
 
 use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, flock, fstat, fsync, linkat, openat,
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, flock, fstat, fsync, linkat, openat,
     renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// How often somebody else may be faster.
 const TRIES: u32 = 16;
+
+/// For its owner alone.
+pub(crate) const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// Why there is no such file.
 #[derive(Debug, Error)]
@@ -26,9 +30,9 @@ pub(crate) enum FreshError {
     NoName(PathBuf),
     #[error("{} is there already, and nothing is ever overwritten; remove it or choose another name", .0.display())]
     Exists(PathBuf),
-    #[error("{} is still being written by another save or commit; wait for its end", .0.display())]
+    #[error("{} is still being written by somebody else; wait for the end of that", .0.display())]
     InUse(PathBuf),
-    #[error("{} is in the way, and is no file that a save or commit has left there", .0.display())]
+    #[error("{} is in the way, and is no file that was left there unfinished", .0.display())]
     InTheWay(PathBuf),
     #[error("a crash of this machine may still undo it: cannot bring the new name {} onto the disk", path.display())]
     Unsynced {
@@ -50,8 +54,8 @@ pub(crate) enum FreshError {
 pub(crate) struct Fresh {
     place: Place,
     file: File,
-    /// It has its name, or somebody else has removed it: there is nothing to remove.
-    settled: bool,
+    /// It has its temporary name, and that is to be removed.
+    temporary: bool,
 }
 
 /// Where a file is, or shall be.
@@ -135,13 +139,13 @@ pub(crate) const fn is_same(one: &Stat, other: &Stat) -> bool {
 }
 
 impl Fresh {
-    /// A file at `place` to be, empty and readable for its owner alone, that replaces nothing.
+    /// A file at `place` to be, empty, that replaces nothing; `mode` is what the umask is taken from.
     ///
     /// # Errors
     /// [`FreshError`]; nothing was made then.
-    pub(crate) fn create_new(place: Place) -> Result<Self, FreshError> {
+    pub(crate) fn create_new(place: Place, mode: Mode) -> Result<Self, FreshError> {
         match place.look(&place.name) {
-            Err(Errno::NOENT) => Self::create(place),
+            Err(Errno::NOENT) => Self::create(place, mode),
             Ok(_) => Err(FreshError::Exists(place.path)),
             Err(errno) => Err(failed("look for", &place.path)(errno)),
         }
@@ -151,11 +155,29 @@ impl Fresh {
     ///
     /// # Errors
     /// As [`Self::create_new`].
-    pub(crate) fn create(place: Place) -> Result<Self, FreshError> {
+    pub(crate) fn create(place: Place, mode: Mode) -> Result<Self, FreshError> {
+        let nameless = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let file = match openat(&place.dir, ".", nameless, mode) {
+            // Without /proc it could not be given a name.
+            Ok(file) if statat(CWD, link_to(&file), AtFlags::empty()).is_ok() => file,
+            // Kernels and file systems that do not know O_TMPFILE see an attempt to write a directory.
+            Ok(_) | Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => return Self::create_named(place, mode),
+            Err(errno) => return Err(failed("create", &place.path)(errno)),
+        };
+        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(failed("lock", &place.path))?;
+        Ok(Self {
+            place,
+            file: file.into(),
+            temporary: false,
+        })
+    }
+
+    /// Where files cannot be without a name.
+    fn create_named(place: Place, mode: Mode) -> Result<Self, FreshError> {
         let (name, path) = (place.temporary(), place.temporary_path());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         for _ in 0..TRIES {
-            let file = match openat(&place.dir, &name, flags, Mode::RUSR | Mode::WUSR) {
+            let file = match openat(&place.dir, &name, flags, mode) {
                 Ok(file) => file,
                 Err(Errno::EXIST) => {
                     place.remove_leftover()?;
@@ -171,7 +193,7 @@ impl Fresh {
                     let fresh = Self {
                         place,
                         file: file.into(),
-                        settled: false,
+                        temporary: true,
                     };
                     return locked.map(|()| fresh).map_err(failed("lock", &path));
                 }
@@ -194,16 +216,21 @@ impl Fresh {
     ///
     /// # Errors
     /// [`FreshError`]; unless it is [`FreshError::Unsynced`], nothing has the name then.
-    pub(crate) fn publish_new(self) -> Result<(), FreshError> {
-        self.publish(|place, from| {
-            match renameat_with(&place.dir, from, &place.dir, &place.name, RenameFlags::NOREPLACE) {
+    pub(crate) fn publish_new(self) -> Result<Metadata, FreshError> {
+        self.publish(|fresh| {
+            let (place, from) = (&fresh.place, fresh.place.temporary());
+            if !fresh.temporary {
+                return fresh.link(&place.name).map_err(fresh.unnamed());
+            }
+            match renameat_with(&place.dir, &from, &place.dir, &place.name, RenameFlags::NOREPLACE) {
                 // NFS, 9p: the same in two steps.
                 Err(Errno::INVAL | Errno::NOSYS) => {
-                    linkat(&place.dir, from, &place.dir, &place.name, AtFlags::empty())?;
-                    unlinkat(&place.dir, from, AtFlags::empty())
+                    linkat(&place.dir, &from, &place.dir, &place.name, AtFlags::empty())
+                        .and_then(|()| unlinkat(&place.dir, &from, AtFlags::empty()))
                 }
                 renamed => renamed,
             }
+            .map_err(fresh.unnamed())
         })
     }
 
@@ -211,30 +238,65 @@ impl Fresh {
     ///
     /// # Errors
     /// [`FreshError`]; unless it is [`FreshError::Unsynced`], what had the name has it still.
-    pub(crate) fn publish_over(self) -> Result<(), FreshError> {
-        self.publish(|place, from| {
-            let (from_dir, to_dir) = (&place.dir, &place.dir);
-            rustix::fs::renameat(from_dir, from, to_dir, &place.name)
+    pub(crate) fn publish_over(self) -> Result<Metadata, FreshError> {
+        self.publish(|fresh| {
+            let from = fresh.place.temporary();
+            for _ in 0..TRIES {
+                if fresh.temporary {
+                    break;
+                }
+                match fresh.link(&from) {
+                    Ok(()) => fresh.temporary = true,
+                    Err(Errno::EXIST) => fresh.place.remove_leftover()?,
+                    Err(errno) => return Err(fresh.unnamed()(errno)),
+                }
+            }
+            if !fresh.temporary {
+                return Err(FreshError::InUse(fresh.place.path.clone()));
+            }
+            let (from_dir, to_dir) = (&fresh.place.dir, &fresh.place.dir);
+            rustix::fs::renameat(from_dir, &from, to_dir, &fresh.place.name).map_err(fresh.unnamed())
         })
     }
 
-    fn publish(mut self, rename: impl FnOnce(&Place, &OsStr) -> Result<(), Errno>) -> Result<(), FreshError> {
+    fn publish(mut self, name: impl FnOnce(&mut Self) -> Result<(), FreshError>) -> Result<Metadata, FreshError> {
         fsync(&self.file).map_err(failed("write to the disk", &self.place.path))?;
-        match rename(&self.place, &self.place.temporary()) {
-            Ok(()) => self.settled = true,
-            Err(Errno::EXIST) => return Err(FreshError::Exists(self.place.path.clone())),
-            Err(errno) => return Err(failed("give the new file the name", &self.place.path)(errno)),
-        }
+        let info = self.file.metadata().map_err(|source| FreshError::System {
+            doing: "look at the new file for",
+            path: self.place.path.clone(),
+            source,
+        })?;
+        name(&mut self)?;
+        self.temporary = false;
         fsync(&self.place.dir).map_err(|errno| FreshError::Unsynced {
             path: self.place.path.clone(),
             source: errno.into(),
-        })
+        })?;
+        Ok(info)
     }
+
+    /// Gives the nameless file a name in its directory, which nothing else has.
+    fn link(&self, name: &OsStr) -> Result<(), Errno> {
+        linkat(CWD, link_to(&self.file), &self.place.dir, name, AtFlags::SYMLINK_FOLLOW)
+    }
+
+    fn unnamed(&self) -> impl FnOnce(Errno) -> FreshError + use<> {
+        let path = self.place.path.clone();
+        move |errno| match errno {
+            Errno::EXIST => FreshError::Exists(path),
+            errno => failed("give the new file the name", &path)(errno),
+        }
+    }
+}
+
+/// Where /proc has a file that may have no name.
+fn link_to(file: &impl AsRawFd) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
 impl Drop for Fresh {
     fn drop(&mut self) {
-        if !self.settled {
+        if self.temporary {
             // Where it fails, the next one removes it.
             let _ = unlinkat(&self.place.dir, self.place.temporary(), AtFlags::empty());
         }

@@ -5,21 +5,21 @@
 //! was given its length here. (What the file then holds is as little to be trusted as the image was.)
 
 pub(crate) mod cache;
-mod output;
 mod worker;
 
-use self::output::{Output, OutputError};
 use self::worker::{Opened, Order, WorkerError};
 use super::args;
 use super::end::Code;
 use super::kit::{KitError, open_image};
 use super::words::User;
 use crate::contract::import::{Format, IMAGES_MAX};
+use crate::keep::fresh::{Fresh, FreshError, PRIVATE, Place};
 use crate::signals::{self, Signals};
 use crate::sys;
 use log::info;
 use nix::errno::Errno;
 use protocol::size::show;
+use rustix::fs::Mode;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
@@ -48,7 +48,7 @@ pub(crate) enum ImportError {
     )]
     NotQcow2(PathBuf),
     #[error(transparent)]
-    Output(#[from] OutputError),
+    Output(#[from] FreshError),
     #[error("cannot import {}", image.display())]
     Worker {
         image: PathBuf,
@@ -105,10 +105,10 @@ pub(crate) fn run(import: &args::Import, program: &Path) -> Result<Code, ImportE
     })?;
     let files = Files::open(import)?;
     let path = files.output_path(import.output.as_deref())?;
-    let mut output = Output::create(&path, files.mode())?;
+    let output = Fresh::create_new(Place::open(&path)?, files.mode())?;
     let signals = Signals::take().map_err(ImportError::Signals)?;
-    files.convert(import, program, &mut output, &signals)?;
-    let info = output.keep()?;
+    files.convert(import, program, output.file(), &signals)?;
+    let info = output.publish_new()?;
     info!(
         "imported {} into {}: a disk of {}, which takes {}",
         import.image.display(),
@@ -189,9 +189,9 @@ impl Files {
     }
 
     /// Who may read the image may read the disk, as far as the umask lets them.
-    fn mode(&self) -> u32 {
+    fn mode(&self) -> Mode {
         let mode = self.before.first().map_or(0, Metadata::mode);
-        mode & 0o666 | 0o600
+        Mode::from_raw_mode(mode & 0o666) | PRIVATE
     }
 
     /// Converts them, and makes sure that nobody wrote them meanwhile.
@@ -199,7 +199,7 @@ impl Files {
         self,
         import: &args::Import,
         program: &Path,
-        output: &mut Output,
+        output: &File,
         signals: &Signals,
     ) -> Result<(), ImportError> {
         let image = self.image();
@@ -221,7 +221,7 @@ impl Files {
             user: import.user.unwrap_or(User::NOBODY),
             verbose: import.verbose,
         };
-        let done = worker::convert(order, output.file(), signals);
+        let done = worker::convert(order, output, signals);
         done.map_err(|source| ImportError::Worker {
             image: image.clone(),
             source,

@@ -5,8 +5,7 @@ use super::fate::Fate;
 use crate::channel::ChannelError;
 use crate::keep::commit::{Commit, CommitError};
 use crate::keep::follow::{Follow, SaveEnd};
-use crate::keep::fresh::{Fresh, FreshError, Place};
-use log::warn;
+use crate::keep::fresh::{Fresh, FreshError, PRIVATE, Place};
 use protocol::control::{Reply, SaveFormat, SaveRequest, SaveStatus};
 use protocol::size::show;
 use std::path::{Path, PathBuf};
@@ -62,7 +61,7 @@ impl Keeping {
     ) -> Result<Option<Self>, KeepError> {
         let target = match fate {
             Fate::Burn => return Ok(None),
-            Fate::Save(out) => Target::File(Fresh::create_new(Place::open(out)?)?, out.clone()),
+            Fate::Save(out) => Target::File(Fresh::create_new(Place::open(out)?, PRIVATE)?, out.clone()),
             Fate::Commit => {
                 let question = control.ask_status()?;
                 let served = control.status(question, Instant::now() + PATIENCE)?.base;
@@ -132,14 +131,8 @@ impl Keeping {
             }
             Target::Base(commit) => {
                 let done = commit.finish()?;
-                let path = done.path.display();
-                if let Some(format) = done.looks_like {
-                    warn!(
-                        "the guest has made its disk look like {format}: other programs may take {path} for one; to start \
-                         from it, say raw-anyway"
-                    );
-                }
-                Ok(format!("committed: {path} is its new base ({size})"))
+                done.warn();
+                Ok(format!("committed: {} is its new base ({size})", done.path.display()))
             }
         }
     }

@@ -9,7 +9,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 struct Scene {
     channel: Channel,
     helper: OwnedFd,
-    output: File,
     follow: Follow,
 }
 
@@ -25,7 +24,6 @@ impl Scene {
         Self {
             channel,
             helper,
-            output,
             follow,
         }
     }
@@ -52,18 +50,33 @@ impl Scene {
 
     /// The helper begins, and then says of the save that it is so.
     fn goes_on(&mut self, state: SaveState) -> Option<SaveEnd> {
-        if !self.follow.begun {
+        self.says(status(Some((1, state)), None))
+    }
+
+    /// The helper begins, and then says this.
+    fn says(&mut self, status: Status) -> Option<SaveEnd> {
+        if self.follow.save.is_none() {
             let request = self.asked();
-            assert_eq!(self.say(&Reply::ok(request.id, Answer::Saving)).unwrap(), None);
+            assert_eq!(
+                self.say(&Reply::ok(request.id, Answer::Saving { save: 1 })).unwrap(),
+                None
+            );
         }
         let request = self.asked();
         assert_eq!(request.command, Command::Status);
-        self.say(&Reply::ok(request.id, Answer::Status(Box::new(status(Some(state))))))
+        self.say(&Reply::ok(request.id, Answer::Status(Box::new(status))))
             .unwrap()
     }
 }
 
-fn status(state: Option<SaveState>) -> Status {
+fn status(save: Option<(u64, SaveState)>, previous: Option<(u64, SaveState)>) -> Status {
+    let save_status = |(number, state)| SaveStatus {
+        number,
+        state,
+        done_bytes: 1024,
+        total_bytes: 4096,
+        pause_us: 7,
+    };
     Status {
         disk_bytes: 4096,
         connected: true,
@@ -80,12 +93,8 @@ fn status(state: Option<SaveState>) -> Status {
             keep_free_bytes: 0,
             at_limit: protocol::control::AtLimit::Error,
         },
-        save: state.map(|state| SaveStatus {
-            state,
-            done_bytes: 1024,
-            total_bytes: 4096,
-            pause_us: 7,
-        }),
+        save: save.map(save_status),
+        previous_save: previous.map(save_status),
         confinement: Confinement::default(),
     }
 }
@@ -97,7 +106,6 @@ fn a_save_is_followed_to_its_end() {
     assert_eq!(scene.goes_on(SaveState::Running), None);
     assert_eq!(scene.follow.progress().map(|save| save.done_bytes), Some(1024));
     assert_eq!(scene.goes_on(SaveState::Running), None);
-    scene.output.set_len(4096).unwrap();
 
     assert!(matches!(scene.goes_on(SaveState::Done), Some(SaveEnd::Done(save)) if save.pause_us == 7));
 }
@@ -115,13 +123,18 @@ fn every_other_end_is_told() {
     assert_eq!(end, Some(SaveEnd::Refused("busy".into())));
 }
 
-/// The status may be that of somebody else's save, which came after ours had failed.
 #[test]
-fn a_file_that_is_empty_is_no_saved_disk() {
-    assert!(matches!(
-        Scene::new().goes_on(SaveState::Done),
-        Some(SaveEnd::Failed(_))
-    ));
+fn somebody_elses_save_is_not_taken_for_ours() {
+    let other = || Some((2, SaveState::Done));
+
+    let ended = Scene::new().says(status(other(), Some((1, SaveState::Failed("EIO".into())))));
+    assert_eq!(ended, Some(SaveEnd::Failed("EIO".into())));
+
+    let ended = Scene::new().says(status(Some((2, SaveState::Running)), Some((1, SaveState::Done))));
+    assert!(matches!(ended, Some(SaveEnd::Done(save)) if save.number == 1));
+
+    let ended = Scene::new().says(status(Some((3, SaveState::Done)), other()));
+    assert!(matches!(ended, Some(SaveEnd::Failed(_))));
 }
 
 #[test]

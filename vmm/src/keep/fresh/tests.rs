@@ -8,6 +8,12 @@ fn place(path: &Path) -> Place {
     Place::open(path).unwrap()
 }
 
+/// Files for `path` as they are here, and as they are where files cannot be without a name.
+const KINDS: [fn(Place) -> Result<Fresh, FreshError>; 2] = [
+    |place| Fresh::create(place, PRIVATE),
+    |place| Fresh::create_named(place, PRIVATE),
+];
+
 fn names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).unwrap();
     let mut names: Vec<_> = entries
@@ -19,44 +25,51 @@ fn names(dir: &Path) -> Vec<String> {
 
 #[test]
 fn a_file_has_its_name_when_it_is_whole() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("x.raw");
-    let fresh = Fresh::create_new(place(&path)).unwrap();
-    assert_eq!(names(dir.path()), [".x.raw.mayfly-new"]);
-    assert_eq!(fresh.file().metadata().unwrap().mode() & 0o7777, 0o600);
-    fresh.file().write_all(b"whole").unwrap();
+    for (create, before) in KINDS.into_iter().zip([&[][..], &[".x.raw.mayfly-new"]]) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.raw");
+        let fresh = create(place(&path)).unwrap();
+        assert_eq!(names(dir.path()), before);
+        assert_eq!(fresh.file().metadata().unwrap().mode() & 0o7777, 0o600);
+        fresh.file().write_all(b"whole").unwrap();
 
-    fresh.publish_new().unwrap();
+        assert_eq!(fresh.publish_new().unwrap().len(), 5);
 
-    assert_eq!(names(dir.path()), ["x.raw"]);
-    assert_eq!(std::fs::read(path).unwrap(), b"whole");
+        assert_eq!(names(dir.path()), ["x.raw"]);
+        assert_eq!(std::fs::read(path).unwrap(), b"whole");
+    }
 }
 
 #[test]
 fn what_is_given_up_is_gone() {
-    let dir = tempfile::tempdir().unwrap();
+    for create in KINDS {
+        let dir = tempfile::tempdir().unwrap();
 
-    drop(Fresh::create_new(place(&dir.path().join("x.raw"))).unwrap());
+        drop(create(place(&dir.path().join("x.raw"))).unwrap());
 
-    assert!(names(dir.path()).is_empty());
+        assert!(names(dir.path()).is_empty());
+    }
 }
 
 #[test]
 fn nothing_is_overwritten_unless_that_is_wanted() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("x.raw");
-    let fresh = Fresh::create_new(place(&path)).unwrap();
-    std::fs::write(&path, b"somebody's").unwrap();
+    for create in KINDS {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.raw");
+        let fresh = create(place(&path)).unwrap();
+        std::fs::write(&path, b"somebody's").unwrap();
 
-    assert!(matches!(fresh.publish_new(), Err(FreshError::Exists(_))));
-    assert!(matches!(Fresh::create_new(place(&path)), Err(FreshError::Exists(_))));
-    assert_eq!(std::fs::read(&path).unwrap(), b"somebody's");
+        assert!(matches!(fresh.publish_new(), Err(FreshError::Exists(_))));
+        let refused = Fresh::create_new(place(&path), PRIVATE);
+        assert!(matches!(refused, Err(FreshError::Exists(_))));
+        assert_eq!(std::fs::read(&path).unwrap(), b"somebody's");
 
-    let fresh = Fresh::create(place(&path)).unwrap();
-    fresh.file().write_all(b"new").unwrap();
-    fresh.publish_over().unwrap();
-    assert_eq!(std::fs::read(&path).unwrap(), b"new");
-    assert_eq!(names(dir.path()), ["x.raw"]);
+        let fresh = create(place(&path)).unwrap();
+        fresh.file().write_all(b"new").unwrap();
+        fresh.publish_over().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert_eq!(names(dir.path()), ["x.raw"]);
+    }
 }
 
 #[test]
@@ -67,13 +80,33 @@ fn leftovers_are_removed_and_what_somebody_writes_is_not() {
     (&left).write_all(b"left").unwrap();
     // As after the death of who made it, while the helper still writes it.
     flock(&left, FlockOperation::NonBlockingLockExclusive).unwrap();
-    assert!(matches!(Fresh::create_new(place(&path)), Err(FreshError::InUse(_))));
+    let in_use = |place| Fresh::create_named(place, PRIVATE).is_err_and(|why| matches!(why, FreshError::InUse(_)));
+    assert!(in_use(place(&path)));
     drop(left);
 
-    let fresh = Fresh::create_new(place(&path)).unwrap();
+    let fresh = Fresh::create_named(place(&path), PRIVATE).unwrap();
 
     assert_eq!(fresh.file().metadata().unwrap().len(), 0);
-    assert!(matches!(Fresh::create_new(place(&path)), Err(FreshError::InUse(_))));
+    assert!(in_use(place(&path)));
+}
+
+/// A file that replaces another one needs that name for a moment.
+#[test]
+fn a_leftover_is_not_in_the_way_of_a_file_that_had_no_name_and_what_somebody_writes_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.raw");
+    std::fs::write(&path, b"old").unwrap();
+    let left = File::create(dir.path().join(".x.raw.mayfly-new")).unwrap();
+    flock(&left, FlockOperation::NonBlockingLockExclusive).unwrap();
+
+    let late = Fresh::create(place(&path), PRIVATE).unwrap();
+    assert!(matches!(late.publish_over(), Err(FreshError::InUse(_))));
+    assert_eq!(std::fs::read(&path).unwrap(), b"old");
+    drop(left);
+    Fresh::create(place(&path), PRIVATE).unwrap().publish_over().unwrap();
+
+    assert_eq!(std::fs::read(&path).unwrap(), b"");
+    assert_eq!(names(dir.path()), ["x.raw"]);
 }
 
 #[test]
@@ -83,10 +116,12 @@ fn what_is_no_leftover_stays() {
     let path = dir.path().join("x.raw");
 
     std::fs::create_dir(&temporary).unwrap();
-    assert!(matches!(Fresh::create(place(&path)), Err(FreshError::InTheWay(_))));
+    let refused = Fresh::create_named(place(&path), PRIVATE);
+    assert!(matches!(refused, Err(FreshError::InTheWay(_))));
     std::fs::remove_dir(&temporary).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", &temporary).unwrap();
-    assert!(matches!(Fresh::create(place(&path)), Err(FreshError::InTheWay(_))));
+    let refused = Fresh::create_named(place(&path), PRIVATE);
+    assert!(matches!(refused, Err(FreshError::InTheWay(_))));
 
     assert_eq!(names(dir.path()), [".x.raw.mayfly-new"]);
 }

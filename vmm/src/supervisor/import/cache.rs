@@ -4,8 +4,8 @@
 //! time of the last change. An image that has changed has another name, and what was made of it before is removed. That
 //! a run uses one hinders nothing: it has the file open.
 
-use super::output::{Output, OutputError};
 use super::{Files, ImportError, is_qcow2};
+use crate::keep::fresh::{Fresh, FreshError, PRIVATE, Place};
 use crate::signals::Signals;
 use crate::supervisor::args::{self, DiskSource};
 use crate::supervisor::kit::open_image;
@@ -155,13 +155,13 @@ impl Entry {
                 image,
             });
         }
-        let mut output = Output::create(&path, 0o600)?;
+        let output = Fresh::create_new(Place::open(&path)?, PRIVATE)?;
         let signals = Signals::take().map_err(ImportError::Signals)?;
-        files.convert(order, program, &mut output, &signals)?;
+        files.convert(order, program, output.file(), &signals)?;
         signals.give_back().map_err(ImportError::Signals)?;
-        match output.keep() {
+        match output.publish_new() {
             // Another run has made the same meanwhile.
-            Ok(_) | Err(OutputError::Exists(_)) => Ok(()),
+            Ok(_) | Err(FreshError::Exists(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }

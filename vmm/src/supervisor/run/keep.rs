@@ -133,8 +133,8 @@ impl Run<'_> {
             Event::Connected
             | Event::Disconnected
             | Event::Reset
-            | Event::Saved
-            | Event::SaveCancelled
+            | Event::Saved { .. }
+            | Event::SaveCancelled { .. }
             | Event::SaveFailed { .. }
             | Event::Resized { .. }
             | Event::LimitsChanged { .. }
@@ -163,7 +163,8 @@ impl Run<'_> {
         }
     }
 
-    /// Waits until the disk on its way is kept or is not: whether it is. A signal calls it off.
+    /// Waits until the disk on its way is kept or is not: whether it is. A signal calls it off; after a second one, not even the
+    /// helper is waited for, which would say that it has ended.
     pub(super) fn until_kept(&mut self) -> bool {
         self.kept = None;
         let what = self
@@ -174,6 +175,7 @@ impl Run<'_> {
         while self.keeping.is_some() {
             match self.wait_for(LONG, |run| run.keeping.is_none()) {
                 Ok(Waited::Done | Waited::TooLong) | Ok(Waited::End(End::HelperEnded { .. })) => {}
+                Ok(Waited::End(_)) if self.is_called_off => self.conclude_keeping(Err(KeepError::CalledOff)),
                 Ok(Waited::End(_)) => {
                     self.is_called_off = true;
                     self.call_off();
