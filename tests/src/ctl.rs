@@ -128,6 +128,7 @@ impl Order {
         Ended {
             code: output.status.code(),
             signal: output.status.signal(),
+            dumped_core: output.status.core_dumped(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }

@@ -44,6 +44,7 @@ pub struct HelperBuilder<'place> {
     variables: Vec<(OsString, OsString)>,
     options: Vec<OsString>,
     unheard: bool,
+    behind: Vec<OsString>,
 }
 
 impl<'place> HelperBuilder<'place> {
@@ -58,6 +59,7 @@ impl<'place> HelperBuilder<'place> {
             variables: Vec::new(),
             options: Vec::new(),
             unheard: false,
+            behind: Vec::new(),
         }
     }
 
@@ -65,6 +67,13 @@ impl<'place> HelperBuilder<'place> {
     #[must_use]
     pub fn unheard(mut self) -> Self {
         self.unheard = true;
+        self
+    }
+
+    /// It is started by another program (these words, then its own command line), which becomes it.
+    #[must_use]
+    pub fn behind<W: Into<OsString>>(mut self, words: impl IntoIterator<Item = W>) -> Self {
+        self.behind = words.into_iter().map(Into::into).collect();
         self
     }
 
@@ -226,6 +235,11 @@ impl<'place> HelperBuilder<'place> {
 
     /// The helper's program, behind what has to happen in its process first.
     fn launcher(&self) -> Command {
+        if let Some((first, others)) = self.behind.split_first() {
+            let mut command = Command::new(first);
+            command.args(others).arg(program());
+            return command;
+        }
         if let Some(size) = &self.tmpfs {
             let mut command = private_mount_command();
             let script = r#"mount -t tmpfs -o "size=$1,mode=777" none "$2" && shift 2 && exec "$@""#;

@@ -13,6 +13,8 @@
 //! Guest memory ([`memory`]) is a memfd that this side reads and writes by system call, so a test can hand a hostile
 //! ring to the helper without a line of `unsafe` of its own.
 //!
+//! What a process keeps in its memory is read by [`memories`], and keys in it are found by [`schedules`].
+//!
 //! Nothing in here knows how the helper works inside: only its command line, its socket and what `/proc` shows.
 
 #![deny(unsafe_code)]
@@ -27,6 +29,7 @@ pub mod ending;
 pub mod files;
 pub mod guest;
 pub mod helper;
+pub mod memories;
 pub mod memory;
 pub mod model;
 pub mod mounted;
@@ -42,6 +45,7 @@ pub mod request;
 pub mod require;
 pub mod ring;
 pub mod rng;
+pub mod schedules;
 pub mod spec;
 pub mod supervised;
 pub mod theft;

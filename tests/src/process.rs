@@ -108,6 +108,7 @@ impl Process {
         Ended {
             code: status.code(),
             signal: status.signal(),
+            dumped_core: status.core_dumped(),
             stdout: collect(self.stdout.take()),
             stderr: collect(self.stderr.take()),
         }
@@ -225,6 +226,8 @@ pub struct Ended {
     pub code: Option<i32>,
     /// The signal that killed it.
     pub signal: Option<i32>,
+    /// Whether the kernel wrote a core file, or gave one to a program.
+    pub dumped_core: bool,
     /// All it wrote to standard output.
     pub stdout: String,
     /// All it wrote to standard error.

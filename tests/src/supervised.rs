@@ -77,6 +77,7 @@ impl Supervised {
         Ended {
             code: output.status.code(),
             signal: output.status.signal(),
+            dumped_core: output.status.core_dumped(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
@@ -337,6 +338,7 @@ impl Running {
         Ended {
             code: status.code(),
             signal: status.signal(),
+            dumped_core: status.core_dumped(),
             stdout: self.shown.text(),
             stderr: self.said.text(),
         }

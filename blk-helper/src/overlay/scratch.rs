@@ -94,9 +94,14 @@ impl Scratch {
             if let (Some(whole), CLUSTER) = (guest.contiguous(), within.len()) {
                 return cipher.decrypt_into(slot, cluster, &whole);
             }
-            cipher.decrypt(slot, cluster.get_mut(..within.end).unwrap_or_default())?;
-            guest.copy_from(cluster.get(within).unwrap_or_default());
-            Ok(())
+            let plain = cluster.get_mut(..within.end).unwrap_or_default();
+            let decrypted = cipher.decrypt(slot, plain);
+            if decrypted.is_ok() {
+                guest.copy_from(plain.get(within).unwrap_or_default());
+            }
+            // This memory can be swapped out: what the guest has need not stay here.
+            plain.fill(0);
+            decrypted
         })
     }
 

@@ -324,7 +324,10 @@ fn copy_piece(
         if sink.wants(run) {
             debug_assert!(run.holds != Frozen::Zero, "zeros need not be read");
             let content = overlay.read_frozen(run, scratch).map_err(SaveError::Read)?;
-            sink.take(run, content)?;
+            let taken = sink.take(run, content);
+            // This memory can be swapped out: what is saved need not stay here.
+            content.fill(0);
+            taken?;
         } else {
             sink.pass(run)?;
         }

@@ -5,5 +5,6 @@ mod formats;
 mod refused;
 mod reset;
 mod resize;
+mod shared;
 mod storms;
 mod support;

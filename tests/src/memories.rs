@@ -1,0 +1,132 @@
+//! What root can read of a process's memory: every mapping, by `/proc/PID/mem`, which is what a debugger and a core file see too.
+//!
+//! Only pages that exist are read (`/proc/PID/pagemap` says which): a mapping of terabytes may have three of them.
+//!
+//! Knows nothing of what is looked for.
+
+use std::fs::{self, File};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use nix::unistd::Pid;
+
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+
+/// One mapping.
+#[derive(Debug)]
+pub struct Mapping {
+    /// Its addresses.
+    pub addresses: Range<u64>,
+    /// What is mapped; empty for memory without a file or a purpose.
+    pub name: String,
+    /// The kernel's two-letter words for it.
+    pub flags: Vec<String>,
+    /// The bytes of its pages, neighbours together.
+    pub pieces: Vec<Vec<u8>>,
+    /// Whether some of them could not be read.
+    pub refused: bool,
+}
+
+impl Mapping {
+    /// Whether it is memory that the process shares with a guest.
+    #[must_use]
+    pub fn is_guests(&self) -> bool {
+        self.name.starts_with("/memfd:")
+    }
+
+    /// Whether the kernel says so of it.
+    #[must_use]
+    pub fn is(&self, flag: &str) -> bool {
+        self.flags.iter().any(|found| found == flag)
+    }
+
+    /// How often `bytes` is in it.
+    #[must_use]
+    pub fn count(&self, bytes: &[u8]) -> usize {
+        self.pieces.iter().map(|piece| count(piece, bytes)).sum()
+    }
+}
+
+/// How often `wanted` is in `bytes`.
+#[must_use]
+pub fn count(bytes: &[u8], wanted: &[u8]) -> usize {
+    let Some(first) = wanted.first() else {
+        return 0;
+    };
+    bytes
+        .iter()
+        .enumerate()
+        .filter(|(at, byte)| *byte == first && bytes[*at..].starts_with(wanted))
+        .count()
+}
+
+/// All mappings that process `pid` may read, of itself or of a guest.
+///
+/// # Panics
+///
+/// If the caller is not root, or the process is gone.
+#[must_use]
+pub fn mappings(pid: Pid) -> Vec<Mapping> {
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("root may look");
+    let memory = File::open(format!("/proc/{pid}/mem")).expect("root may look");
+    let mut all: Vec<Mapping> = Vec::new();
+    for line in smaps.lines() {
+        if let Some(flags) = line.strip_prefix("VmFlags:") {
+            let last = all.last_mut().expect("a mapping comes before what is said of it");
+            last.flags = flags.split_whitespace().map(str::to_owned).collect();
+        } else if let Some((addresses, name)) = first_line(line) {
+            all.push(Mapping {
+                addresses,
+                name,
+                flags: Vec::new(),
+                pieces: Vec::new(),
+                refused: false,
+            });
+        }
+    }
+    all.retain(|mapping| mapping.is("rd"));
+    let pagemap = File::open(format!("/proc/{pid}/pagemap")).expect("root may look");
+    for mapping in &mut all {
+        for pages in present(&pagemap, &mapping.addresses) {
+            let len = usize::try_from(pages.end - pages.start).expect("what exists fits into memory");
+            let mut bytes = vec![0; len];
+            match memory.read_exact_at(&mut bytes, pages.start) {
+                Ok(()) => mapping.pieces.push(bytes),
+                Err(_) => mapping.refused = true,
+            }
+        }
+    }
+    all
+}
+
+/// The stretches of `addresses` that are in memory or in swap.
+fn present(pagemap: &File, addresses: &Range<u64>) -> Vec<Range<u64>> {
+    let first = addresses.start / PAGE;
+    let count = usize::try_from((addresses.end - addresses.start) / PAGE).expect("a mapping of ours");
+    let mut entries = vec![0; count * 8];
+    // Nothing is said of what is not the process's own, as vsyscall.
+    let known = pagemap.read_at(&mut entries, first * 8).unwrap_or(0);
+    let mut found: Vec<Range<u64>> = Vec::new();
+    for (page, entry) in (first..).zip(entries[..known].as_chunks::<8>().0) {
+        // Bit 63 is for memory, bit 62 for swap: Documentation/admin-guide/mm/pagemap.rst.
+        if u64::from_ne_bytes(*entry) >> 62 == 0 {
+            continue;
+        }
+        let start = page * PAGE;
+        match found.last_mut() {
+            Some(last) if last.end == start => last.end = start + PAGE,
+            _ => found.push(start..start + PAGE),
+        }
+    }
+    found
+}
+
+/// Addresses and name, if `line` is the first of a mapping.
+fn first_line(line: &str) -> Option<(Range<u64>, String)> {
+    let mut words = line.split_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let address = |text| u64::from_str_radix(text, 16).ok();
+    let addresses = address(start)?..address(end)?;
+    Some((addresses, words.nth(4).unwrap_or_default().to_owned()))
+}

@@ -1,0 +1,191 @@
+//! The key, hunted for by who knows what key schedules look like, with root's rights.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use protocol::control::Command;
+use tests::client::{Client, Setup};
+use tests::helper::Helper;
+use tests::memories::{Mapping, count, mappings};
+use tests::operator::Operator;
+use tests::place::Place;
+use tests::require;
+use tests::rng::Rng;
+use tests::schedules::{Found, KEY, expand, find};
+
+/// Starts a program to which the kernel says that it has no secret memory.
+const WITHOUT_SECRETS: [&str; 10] = [
+    "strace",
+    "-D",
+    "-f",
+    "-qqq",
+    "-o",
+    "/dev/null",
+    "-e",
+    "trace=memfd_secret",
+    "-e",
+    "inject=memfd_secret:error=ENOSYS",
+];
+
+/// All schedules in a mapping.
+fn schedules(mapping: &Mapping) -> Vec<Found> {
+    mapping.pieces.iter().flat_map(|piece| find(piece)).collect()
+}
+
+/// Some of everything that uses the key: whole clusters and parts of them, written and read, by each queue's worker.
+fn busy(helper: &Helper) -> Client {
+    let mut client = Client::connect(helper.socket(), Setup::default());
+    for index in 0..64 {
+        client.write(index * 8192, &[7; 4096]);
+        client.write(index * 8192 + 4096, &[8; 512]);
+        client.read(index * 8192, 8192);
+    }
+    client
+}
+
+/// The finder's own test in a real process: this one.
+#[test]
+fn a_key_in_a_process_like_any_other_is_found() {
+    require!(root);
+    let key: [u8; KEY] = Rng::new(5).bytes(KEY).try_into().unwrap();
+    let planted = Box::new(expand(&key));
+
+    let all = mappings(nix::unistd::getpid());
+
+    let found = all.iter().flat_map(schedules).filter(|found| found.key == key).count();
+    assert!(found >= 1, "{} mappings", all.len());
+    assert_eq!(*planted, expand(&key));
+}
+
+#[test]
+fn not_even_root_reads_a_key_that_is_in_secret_memory() {
+    require!(root);
+    let place = Place::with_noise(4 << 20, 1);
+    let helper = place.helper().start();
+    let _client = busy(&helper);
+    let all = mappings(helper.pid());
+    let Some(secret) = all.iter().find(|mapping| mapping.name.starts_with("/secretmem")) else {
+        require::skip("needs a kernel with memfd_secret");
+        return;
+    };
+
+    assert!(secret.refused && secret.pieces.is_empty(), "root read secret memory");
+    let file = format!("map_files/{:x}-{:x}", secret.addresses.start, secret.addresses.end);
+    File::open(helper.proc(&file)).expect_err("its file is no way in either");
+    let unread: Vec<_> = all
+        .iter()
+        .filter(|mapping| mapping.refused)
+        .map(|mapping| &mapping.name)
+        .collect();
+    assert!(
+        unread
+            .iter()
+            .all(|name| name.starts_with("/secretmem") || name.starts_with("[v")),
+        "nobody looked at {unread:?}"
+    );
+    assert_eq!(all.iter().flat_map(schedules).collect::<Vec<_>>(), []);
+    helper.terminate();
+}
+
+/// With memory that is only locked, root sees the key there. So it can be looked for everywhere else, in whole and in part.
+#[test]
+fn what_is_known_of_the_key_is_nowhere_but_in_its_memory() {
+    require!(root);
+    let place = Place::with_noise(4 << 20, 1);
+    let helper = place.helper().behind(WITHOUT_SECRETS).start();
+    let _client = busy(&helper);
+
+    let all = mappings(helper.pid());
+    let (theirs, others): (Vec<_>, Vec<_>) = all.iter().partition(|mapping| !schedules(mapping).is_empty());
+    assert_eq!(theirs.len(), 1, "mappings with keys, of {}", all.len());
+    assert!(theirs[0].is("lo") && theirs[0].is("dd"), "{:?}", theirs[0].flags);
+    let mut keys: Vec<_> = schedules(theirs[0]).into_iter().map(|found| found.key).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), 2, "one for the blocks, one for the tweaks");
+
+    let report = helper.report().to_string();
+    let overlay = fs::read(overlay_of(&helper)).unwrap();
+    let environment = fs::read(helper.proc("environ")).unwrap();
+    let arguments = fs::read(helper.proc("cmdline")).unwrap();
+    helper.signal(nix::sys::signal::Signal::SIGTERM);
+    let ended = helper.wait_within(Duration::from_secs(20));
+    let texts = [report, ended.stdout, ended.stderr].concat();
+    for half in keys.iter().flat_map(|key| key.as_chunks::<16>().0) {
+        assert_eq!(others.iter().map(|mapping| mapping.count(half)).sum::<usize>(), 0);
+        assert_eq!(
+            count(&overlay, half) + count(&environment, half) + count(&arguments, half),
+            0
+        );
+        let hex: String = half.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(!texts.to_lowercase().contains(&hex), "a key in what was printed");
+        assert_eq!(count(texts.as_bytes(), half), 0);
+    }
+}
+
+/// The overlay in use, for root.
+fn overlay_of(helper: &Helper) -> PathBuf {
+    let is_ours = |path: &PathBuf| {
+        let target = fs::read_link(path).unwrap_or_default();
+        let has_content = fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0);
+        has_content && target.to_string_lossy().ends_with("(deleted)") && target.to_string_lossy().contains("overlay")
+    };
+    let descriptors = fs::read_dir(helper.proc("fd")).expect("root may look");
+    let mut paths = descriptors.flatten().map(|entry| entry.path());
+    paths.find(is_ours).expect("an overlay that was written has a length")
+}
+
+/// Resets as soon as that is possible: the guest has to leave.
+fn reset(operator: &Operator) {
+    let begun = Instant::now();
+    while let Err(refused) = operator.ask(Command::Reset, &[]) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{refused}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn after_a_reset_the_old_ciphertext_is_worth_nothing() {
+    require!(root);
+    let place = Place::with_noise(4 << 20, 1);
+    let (operator, theirs) = Operator::pair();
+    let helper = place.helper().operated(theirs).start();
+    let bytes = b"always the same".repeat(4096 / 15 + 1)[..4096].to_vec();
+    let write = || {
+        let mut client = Client::connect(helper.socket(), Setup::default());
+        client.write(0, &bytes);
+        let path = overlay_of(&helper);
+        (client, path.clone(), fs::read(path).unwrap())
+    };
+
+    let (client, _, before) = write();
+    drop(client);
+    reset(&operator);
+    let (mut client, path, after) = write();
+
+    assert_eq!((before.len(), after.len()), (4096, 4096));
+    let same = before
+        .as_chunks::<16>()
+        .0
+        .iter()
+        .zip(after.as_chunks::<16>().0)
+        .filter(|(old, new)| old == new);
+    assert_eq!(same.count(), 0, "blocks that are the same under both keys");
+    OpenOptions::new()
+        .write(true)
+        .open(path)
+        .unwrap()
+        .write_all_at(&before, 0)
+        .unwrap();
+    let read = client.read(0, 4096);
+    let legible = read
+        .as_chunks::<16>()
+        .0
+        .iter()
+        .zip(bytes.as_chunks::<16>().0)
+        .filter(|(now, then)| now == then);
+    assert_eq!(legible.count(), 0, "blocks that the disk can still decrypt");
+    helper.terminate();
+}
