@@ -3,7 +3,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build images test demo demo-shell bench flamegraph bench-boot lint audit clean clean-cache
+.PHONY: help deps build release sbom reproducible images test test-musl filter-use demo demo-shell bench flamegraph bench-boot \
+	lint audit clean clean-cache
 
 export MAYFLY_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mayfly
 export PATH := $(HOME)/.cargo/bin:$(PATH):$(MAYFLY_CACHE)/tools/bin
@@ -21,11 +22,26 @@ deps: ## install the Debian packages and tools that are missing (with sudo where
 build: deps ## compile the release programs into target/release
 	cargo build --release --workspace --exclude tests
 
+release: deps ## what a release consists of, into target/dist: a static helper, the other programs, checksums
+	@scripts/release
+
+sbom: ## what is in the programs of a release (CycloneDX), into target/dist
+	@scripts/sbom
+
+reproducible: deps ## build the release twice, in different places, and compare (two whole builds)
+	@scripts/reproducible
+
 images: deps ## make what the guests boot from, once, in ~/.cache/mayfly (or MAYFLY_CACHE)
 	@tests/guest/images
 
 test: deps ## everything: lints and all tests; as root, the tests a second time as an ordinary user
 	@tests/guest/images & scripts/lint; lint=$$?; wait $$! && [ $$lint = 0 ] && scripts/test
+
+test-musl: release images ## the helper's tests on the release's static helper (about 15 minutes)
+	@scripts/test-musl
+
+filter-use: deps ## which lines of the system call filters the suites use, seen with strace (about half an hour)
+	@scripts/filter-use
 
 demo: images build ## watch a guest write to a disk that burns
 	@MAYFLY="$$PWD/target/release/mayfly" cargo run --quiet -p tests --bin demo

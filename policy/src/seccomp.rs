@@ -6,6 +6,7 @@
 //!
 //! It does not know what a process needs; [`helper`], [`import`] and [`vmm`] do.
 
+mod c_library;
 mod compile;
 mod condition;
 pub mod helper;

@@ -170,7 +170,8 @@ impl Argument<'_> {
     }
 }
 
-/// A raw system call, for [`crate::forbidden`] only: it must be able to make calls that no library offers.
+/// A raw system call, for [`crate::forbidden`] and the filters' own tests only: they must be able to make calls that no library
+/// offers.
 pub(crate) fn attempt<const N: usize>(number: libc::c_long, mut arguments: [Argument<'_>; N]) -> Result<i64, Errno> {
     let mut registers = [0_i64; 6];
     for (register, argument) in registers.iter_mut().zip(&mut arguments) {
@@ -178,7 +179,7 @@ pub(crate) fn attempt<const N: usize>(number: libc::c_long, mut arguments: [Argu
     }
     let [a, b, c, d, e, f] = registers;
     // SAFETY: every address comes from a borrow in `arguments`, which lives until the call has returned, and the acts in
-    // `forbidden` size their buffers for what the kernel writes; no act passes the address of memory that is in use as a
+    // `forbidden` size their buffers for what the kernel writes; none passes the address of memory that is in use as a
     // number, and the process that performs one is thrown away after it.
     let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
     Errno::result(result)

@@ -224,3 +224,6 @@ fn words(values: &[Value], between: &str) -> String {
     words.dedup();
     words.join(between)
 }
+
+#[cfg(test)]
+mod probe;

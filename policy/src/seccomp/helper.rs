@@ -7,6 +7,7 @@
 
 use std::os::fd::RawFd;
 
+use super::c_library::{CLibrary, data};
 use super::{Argument, Condition, Filter, Row, Value, named, table};
 
 /// The descriptors whose numbers the conditions name.
@@ -81,11 +82,17 @@ fn overlay_values([first, second]: [RawFd; 2]) -> Vec<Value> {
     ]
 }
 
-/// The filter that `blk-helper` serves under.
+/// The filter that this program, as `blk-helper`, serves under.
 #[must_use]
 pub fn helper_filter(descriptors: &HelperDescriptors) -> Filter {
+    helper_filter_over(CLibrary::OURS, descriptors)
+}
+
+/// The filter of a `blk-helper` that was built against this C library.
+pub(super) fn helper_filter_over(c_library: CLibrary, descriptors: &HelperDescriptors) -> Filter {
     let rows = [
         disk_rows(descriptors),
+        c_library.reading_rows(descriptors.disk()),
         descriptors
             .overlay
             .map(|overlay| overlay_rows(descriptors, overlay))
@@ -96,9 +103,11 @@ pub fn helper_filter(descriptors: &HelperDescriptors) -> Filter {
             .filter(|_| descriptors.is_controlled())
             .map(|output| save_rows(descriptors, output))
             .unwrap_or_default(),
+        c_library.waiting_rows(),
         ring_rows(descriptors),
         descriptors.listener.map(listener_rows).unwrap_or_default(),
         connection_rows(descriptors),
+        c_library.duplicating_rows(),
         descriptors.control_listener().map(client_rows).unwrap_or_default(),
         if descriptors.is_controlled() {
             attach_rows()
@@ -106,8 +115,8 @@ pub fn helper_filter(descriptors: &HelperDescriptors) -> Filter {
             Vec::new()
         },
         memory_rows(descriptors),
+        c_library.allocator_rows(),
         runtime_rows(),
-        soft_denied_rows(),
     ];
     Filter::new(rows.concat())
 }
@@ -175,10 +184,9 @@ fn save_rows(descriptors: &HelperDescriptors, [output, _]: [RawFd; 2]) -> Vec<Ro
     }
 }
 
-/// Waiting for rings and answering them.
+/// Answering rings.
 fn ring_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
     table! {
-        allow: SYS_epoll_wait [] "waits for kicks and messages; kicks are edge-triggered and never read";
         allow: SYS_epoll_ctl [] "a connection's descriptors come and go";
         allow: SYS_poll [] "asks whether a call eventfd or standard error takes a write without blocking";
         allow: SYS_write [FD.is_none_of(descriptors.files())]
@@ -234,22 +242,15 @@ fn attach_rows() -> Vec<Row> {
     }
 }
 
-/// Guest memory and the allocator.
+/// Guest memory.
 fn memory_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
-    let data = || Argument::long(2, "prot").has_only(named!(PROT_READ | PROT_WRITE));
-    let flags = Argument::long(3, "flags");
-    let shared = flags.is(named!(MAP_SHARED | MAP_NORESERVE));
-    let private = flags.is_with_optional(named!(MAP_PRIVATE | MAP_ANONYMOUS), named!(MAP_NORESERVE | MAP_STACK));
+    let shared = Argument::long(3, "flags").is(named!(MAP_SHARED | MAP_NORESERVE));
     let no_disk: Condition = Argument::int(4, "fd").is_none_of(descriptors.files());
-    let advice = Argument::int(2, "advice");
+    let advice = Argument::int(2, "advice").is(named!(MADV_DONTNEED));
     table! {
         allow: SYS_mmap [data(), shared, no_disk] "guest memory; never the disk, never code";
-        allow: SYS_mmap [data(), private] "the allocator; never at a fixed address, never code";
-        allow: SYS_mprotect [data()] "the allocator grows a thread's heap; never code";
         allow: SYS_munmap [] "guest memory of a connection that ended; the allocator";
-        allow: SYS_mremap [flags.is(named!(MREMAP_MAYMOVE))] "the allocator grows a large block";
-        allow: SYS_madvise [advice.is(named!(MADV_DONTNEED))] "the allocator gives memory back";
-        allow: SYS_brk [] "the allocator";
+        allow: SYS_madvise [advice] "a reset empties the map of clusters; the allocator gives memory back";
     }
 }
 
@@ -272,27 +273,12 @@ fn runtime_rows() -> Vec<Row> {
     }
 }
 
-/// What libraries try and do without.
-fn soft_denied_rows() -> Vec<Row> {
-    let flags = Argument::int(2, "flags");
-    let reads = flags.has_none_of(named!(O_WRONLY | O_RDWR | O_CREAT | O_TRUNC));
-    table! {
-        deny EACCES: SYS_openat [reads] "glibc's malloc asks how memory is overcommitted when a thread's heap shrinks";
-        deny EPERM: SYS_sched_getaffinity [] "glibc's malloc counts the processors when a thread first needs memory";
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_documentation_shows_this_filter() {
-        let documentation = include_str!("../../../docs/sandbox.md");
-        let (_, rest) = documentation.split_once("<!-- filter: begin -->\n").unwrap();
-        let (shown, _) = rest.split_once("<!-- filter: end -->").unwrap();
-
-        let table = helper_filter(&HelperDescriptors {
+    fn over(c_library: CLibrary) -> Filter {
+        let descriptors = HelperDescriptors {
             base: 3,
             overlay: Some([4, 10]),
             encrypted: false,
@@ -300,9 +286,41 @@ mod tests {
             listener: Some(5),
             control: Some(6),
             control_listener: Some(7),
-        })
-        .to_markdown();
+        };
+        helper_filter_over(c_library, &descriptors)
+    }
+
+    /// The lines of one filter that the other has not.
+    fn only(of: &Filter, other: &Filter) -> Filter {
+        let rows = of.rows().iter().filter(|row| !other.rows().contains(row));
+        Filter::new(rows.cloned().collect())
+    }
+
+    fn assert_shown(between: &str, table: &str) {
+        let documentation = include_str!("../../../docs/sandbox.md");
+        let (_, rest) = documentation
+            .split_once(&format!("<!-- {between}: begin -->\n"))
+            .unwrap();
+        let (shown, _) = rest.split_once(&format!("<!-- {between}: end -->")).unwrap();
 
         assert!(shown.trim() == table.trim(), "put this into docs/sandbox.md:\n{table}");
+    }
+
+    #[test]
+    fn the_documentation_shows_this_filter() {
+        assert_shown("filter", &over(CLibrary::Glibc).to_markdown());
+    }
+
+    #[test]
+    fn the_documentation_shows_what_is_different_over_musl() {
+        let (glibc, musl) = (over(CLibrary::Glibc), over(CLibrary::Musl));
+        let (without, with) = (only(&glibc, &musl), only(&musl, &glibc));
+
+        let tables = format!(
+            "Not there:\n\n{}\nInstead:\n\n{}",
+            without.to_markdown(),
+            with.to_markdown()
+        );
+        assert_shown("musl filter", &tables);
     }
 }

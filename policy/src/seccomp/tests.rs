@@ -1,11 +1,13 @@
 //! The filter under attack, in a machine of our own instead of the kernel's, so that thousands of calls cost nothing.
 
+mod border;
 pub(super) mod machine;
 mod save;
 
 use machine::{Verdict, X86_64, verdict_on};
 
-use super::helper::{HelperDescriptors, helper_filter};
+use super::c_library::CLibrary;
+use super::helper::{HelperDescriptors, helper_filter, helper_filter_over};
 use super::{Action, Argument, Call, Filter, FilterError, Row, Value};
 
 const BASE: u64 = 3;
@@ -19,7 +21,7 @@ const OUTPUT: u64 = 10;
 const NOTHING: u64 = 11;
 
 fn helper() -> Filter {
-    helper_filter(&HelperDescriptors {
+    let descriptors = HelperDescriptors {
         base: 3,
         overlay: Some([4, 9]),
         encrypted: false,
@@ -27,7 +29,8 @@ fn helper() -> Filter {
         listener: Some(5),
         control: Some(6),
         control_listener: Some(7),
-    })
+    };
+    helper_filter_over(CLibrary::Glibc, &descriptors)
 }
 
 /// Of a helper that nobody controls, with an encrypted overlay.

@@ -37,8 +37,18 @@ fn run(program: &BpfProgram, data: [u32; 16]) -> u32 {
     }
 }
 
-/// Asks all programs of a filter and takes the strictest answer, as the kernel does.
+/// What a filter does with a call.
 pub(in crate::seccomp) fn verdict_on(filter: &Filter, architecture: u32, call: i64, arguments: [u64; 6]) -> Verdict {
+    verdict_of(&filter.compile().unwrap(), architecture, call, arguments)
+}
+
+/// Asks all programs of a filter and takes the strictest answer, as the kernel does.
+pub(in crate::seccomp) fn verdict_of(
+    programs: &[BpfProgram],
+    architecture: u32,
+    call: i64,
+    arguments: [u64; 6],
+) -> Verdict {
     let mut data = [0; 16];
     data[0] = u32::try_from(call).unwrap();
     data[1] = architecture;
@@ -46,9 +56,7 @@ pub(in crate::seccomp) fn verdict_on(filter: &Filter, architecture: u32, call: i
         pair[0] = u32::try_from(argument & 0xffff_ffff).unwrap();
         pair[1] = u32::try_from(argument >> 32).unwrap();
     }
-    let strictest = filter
-        .compile()
-        .unwrap()
+    let strictest = programs
         .iter()
         .map(|program| run(program, data))
         .min_by_key(|answer| answer.cast_signed())
