@@ -78,7 +78,7 @@ impl CLibrary {
 
 /// glibc's allocator, with what it tries and does without.
 fn glibc_rows(flags: Argument) -> Vec<Row> {
-    let private = flags.is_with_optional(named!(MAP_PRIVATE | MAP_ANONYMOUS), named!(MAP_NORESERVE | MAP_STACK));
+    let private = flags.is_with_optional(named!(MAP_PRIVATE | MAP_ANONYMOUS), named!(MAP_NORESERVE));
     let reads = Argument::int(2, "flags").has_none_of(named!(O_WRONLY | O_RDWR | O_CREAT | O_TRUNC));
     table! {
         allow: SYS_mmap [data(), private] "the allocator; never at a fixed address, never code";

@@ -49,7 +49,7 @@ fn conversion_rows(descriptors: &ImportDescriptors) -> Vec<Row> {
 fn runtime_rows() -> Vec<Row> {
     let data = || Argument::long(2, "prot").has_only(named!(PROT_READ | PROT_WRITE));
     let flags = Argument::long(3, "flags");
-    let private = flags.is_with_optional(named!(MAP_PRIVATE | MAP_ANONYMOUS), named!(MAP_NORESERVE | MAP_STACK));
+    let private = flags.is_with_optional(named!(MAP_PRIVATE | MAP_ANONYMOUS), named!(MAP_NORESERVE));
     let option = Argument::int(0, "option");
     table! {
         allow: SYS_mmap [data(), private] "the allocator; never at a fixed address, never code";

@@ -107,7 +107,7 @@ impl VmmDescriptors {
 fn everybodys_rows() -> Vec<Row> {
     let data = || Argument::long(2, "prot").has_only(named!(PROT_READ | PROT_WRITE));
     let flags = Argument::long(3, "flags");
-    let private = flags.is_with_optional(named!(MAP_PRIVATE | MAP_ANONYMOUS), named!(MAP_NORESERVE | MAP_STACK));
+    let private = flags.is_with_optional(named!(MAP_PRIVATE | MAP_ANONYMOUS), named!(MAP_NORESERVE));
     let advice = Argument::int(2, "advice");
     let op = Argument::int(1, "op").is_one_of(vec![
         named!(FUTEX_WAIT | FUTEX_PRIVATE_FLAG),
