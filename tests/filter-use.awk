@@ -40,6 +40,8 @@ FNR == 1 {
     arguments = substr($0, length(call) + 2)
     result = (match($0, / = [0-9]+$/) ? substr($0, RSTART + 3) : "")
     first = arguments + 0
+    # What this one is about comes second.
+    if (call == "dup3") { split(arguments, part, ", "); first = part[2] + 0 }
 }
 
 # What the numbers of descriptors stand for.
@@ -47,7 +49,7 @@ FNR == 1 {
 !confined && call == "socket" && /SOCK_SEQPACKET/ { kind[result] = "control listener" }
 !confined && call == "socket" && /SOCK_STREAM/ { kind[result] = "listener" }
 !confined && call == "listen" { role[first] = kind[first] }
-call == "dup3" { split(arguments, part, ", "); role[part[2] + 0] = "output" }
+call == "dup3" { role[first] = "output" }
 call == "seccomp" && /FLAG_TSYNC/ { confined = 1; next }
 
 confined {
@@ -109,8 +111,9 @@ END {
         for (i = 1; i <= count; i++) {
             bits = parts[i]
             if (bits !~ / or | only |, perhaps /) continue
-            if (bits ~ / or /) sub(/.* = /, "", bits); else sub(/.*( only |, perhaps )/, "", bits)
-            choices = split(bits, choice, bits ~ / or / ? " or " : / *\+ */)
+            if (bits ~ / or / && bits !~ /, perhaps /) sub(/.* = /, "", bits); else sub(/.*( only |, perhaps )/, "", bits)
+            if (bits !~ / or /) gsub(/ *\+ */, " or ", bits)
+            choices = split(bits, choice, / or /)
             for (j = 1; j <= choices; j++) printf "%7d  %-14s %-18s   %s\n", uses[row SUBSEP choice[j]], "", "", choice[j]
         }
     }
