@@ -150,3 +150,6 @@ fn status_byte(last: virtio_queue::desc::split::Descriptor, memory: &Memory) -> 
     let address = vm_memory::GuestAddress(last.addr().0.checked_add(offset)?);
     memory.get_slice(address, 1).ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -161,6 +161,65 @@ mod tests {
         assert_eq!(SectorCount::from_bytes(1023), None);
     }
 
+    /// Exhaustive: every combination of size, start and count out of all numbers within three of a power of two, of zero, and of
+    /// the largest number there is.
+    #[test]
+    fn at_every_boundary_a_range_is_what_wide_arithmetic_says() {
+        let near = |number: u64| (0..=3).flat_map(move |by| [number.wrapping_sub(by), number.wrapping_add(by)]);
+        let mut numbers: Vec<u64> = [0, 9, 32, 54, 55, 62, 63]
+            .iter()
+            .flat_map(|bit| near(1 << bit))
+            .collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+
+        for &size in &numbers {
+            let sectors = u128::from(size).div_ceil(512);
+            let disk = Capacity::of_image(size);
+            assert_eq!(disk.is_some(), sectors * 512 < 1 << 63, "{size}");
+            let Some(disk) = disk else { continue };
+            assert_eq!(u128::from(disk.bytes()), sectors * 512);
+            for &start in &numbers {
+                for &count in &numbers {
+                    let (first, many) = (u128::from(start), u128::from(count));
+                    let expected = (first + many <= sectors).then_some((first * 512, (first + many) * 512));
+                    let range = disk.range(Sector(start), SectorCount(count));
+                    let found = range.map(|range| (u128::from(range.start()), u128::from(range.end())));
+                    assert_eq!(found, expected, "{size} {start} {count}");
+                }
+            }
+        }
+    }
+
+    /// Exhaustive: every range of a disk of eight sectors, cut at every pair of half sectors, and into pieces of every size.
+    #[test]
+    fn every_part_of_a_small_range_lies_in_it_and_every_cut_loses_nothing() {
+        let disk = Capacity::of_image(8 * 512).unwrap();
+        for start in 0..=8 {
+            for count in 0..=8 - start {
+                let range = disk.range(Sector(start), SectorCount(count)).unwrap();
+                for cut in (0..=20).flat_map(|from| (0..=20).map(move |to| (from * 256, to * 256))) {
+                    let part = range.within(cut.0, cut.1);
+                    let halves = (range.start() / 256..range.end() / 256).map(|half| half * 256);
+                    let expected = halves.filter(|at| (cut.0..cut.1).contains(at)).count();
+                    assert_eq!(part.len(), u64::try_from(expected).unwrap() * 256, "{range:?} {cut:?}");
+                    assert!(range.start() <= part.start() && part.start() <= part.end() && part.end() <= range.end());
+                }
+                for grain in (1..=17).map(|halves| halves * 256) {
+                    let pieces: Vec<_> = range.pieces(grain).collect();
+                    let ends = pieces.iter().map(|piece| piece.end());
+                    let starts: Vec<_> = std::iter::once(range.start()).chain(ends).collect();
+                    assert_eq!(*starts.last().unwrap(), range.end());
+                    for (piece, start) in pieces.iter().zip(starts) {
+                        assert_eq!(piece.start(), start);
+                        assert_eq!(start / grain, (piece.end() - 1) / grain);
+                    }
+                }
+                assert_eq!(range.pieces(0).count(), 0);
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn a_range_is_on_the_disk_exactly_when_128_bit_arithmetic_says_so(

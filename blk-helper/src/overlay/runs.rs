@@ -89,6 +89,60 @@ mod tests {
         ]
     }
 
+    /// Exhaustive: every map of four clusters out of eight states (slots at both ends of their numbers, each in one cluster only),
+    /// and every range that begins and ends at a cluster, a sector behind it or a sector before the next.
+    #[test]
+    fn in_every_small_map_runs_cover_every_range_and_are_maximal() {
+        const LAST: u32 = u32::MAX;
+        let states = [
+            State::Clean,
+            State::Zero,
+            State::Dirty(Slot(0)),
+            State::Dirty(Slot(1)),
+            State::Dirty(Slot(LAST - 1)),
+            State::Dirty(Slot(LAST)),
+            State::Held(Slot(2)),
+            State::Held(Slot(3)),
+        ];
+        let points: Vec<u64> = (0..4)
+            .flat_map(|cluster| [0, 1, 7].map(|by| cluster * 8 + by))
+            .chain([32])
+            .collect();
+        let disk = Capacity::of_image(4 * CLUSTER_BYTES).unwrap();
+        let mut tried = 0;
+        for number in 0..8_usize.pow(4) {
+            let map: Vec<State> = (0..4).map(|place| states[number >> (3 * place) & 7]).collect();
+            let twice = |at: usize| !matches!(map[at], State::Clean | State::Zero) && map[..at].contains(&map[at]);
+            if (0..4).any(twice) {
+                continue;
+            }
+            for (index, &start) in points.iter().enumerate() {
+                for &end in &points[index..] {
+                    let range = disk.range(Sector(start), SectorCount(end - start)).unwrap();
+                    let found: Vec<_> = runs(range, |c| map[usize::try_from(c.0).unwrap()]).collect();
+                    tried += 1;
+                    assert_eq!(found.iter().map(|run| run.part.len()).sum::<u64>(), range.len());
+                    let mut at = range.start();
+                    for run in found {
+                        assert_eq!((run.part.start(), run.part.is_empty()), (at, false));
+                        at = run.part.end();
+                        let clusters = run.clusters();
+                        for cluster in clusters.clone() {
+                            let is = map[usize::try_from(cluster).unwrap()];
+                            assert_eq!(is, continued(run.state, cluster - clusters.start), "{map:?} {range:?}");
+                        }
+                        if at < range.end() {
+                            let next = map[usize::try_from(clusters.end).unwrap()];
+                            let would_be = continued(run.state, clusters.end - clusters.start);
+                            assert_ne!(next, would_be, "not maximal: {map:?} {range:?}");
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!(tried, 2248 * 91);
+    }
+
     /// Where the byte at `at` is, the dumbest way: a state, and for Dirty the place in the overlay.
     fn place(states: &[State], at: u64) -> (State, u64) {
         let state = states[usize::try_from(at / CLUSTER_BYTES).unwrap()];

@@ -172,6 +172,52 @@ mod tests {
         assert_eq!(bucket.wait(at(0)), None);
     }
 
+    /// Exhaustive: every bucket of one to three tokens a second and a burst of none to three, and every way to wait no, one or
+    /// three quarters of a second and then to want none, one or three tokens, five times over.
+    #[test]
+    fn no_small_bucket_lets_too_much_through_or_starves_anybody() {
+        const STEPS: usize = 5;
+        const CHOICES: usize = 9;
+        for (per_second, burst) in (1..=3).flat_map(|rate| (0..=3).map(move |burst| (rate, burst))) {
+            for number in 0..CHOICES.pow(u32::try_from(STEPS).unwrap()) {
+                let (mut now, mut left) = (Duration::ZERO, number);
+                let mut bucket = Bucket::new(rate(per_second, burst), now);
+                let most = bucket.rate().burst * 4;
+                // Each step's time in quarters of a second, and what went through.
+                let mut through = [(0_u64, 0_u64); STEPS];
+                for step in &mut through {
+                    let [pause, need] = [left % 3, left / 3 % 3].map(|which| [0, 1, 3][which]);
+                    left /= CHOICES;
+                    now += Duration::from_millis(pause * 250);
+                    step.0 = u64::try_from(now.as_millis()).unwrap() / 250;
+                    match bucket.wait(now) {
+                        None => {
+                            bucket.take(need);
+                            step.1 = need;
+                        }
+                        Some(time) => {
+                            let mut later = bucket;
+                            assert_eq!(later.wait(now + time), None, "starved");
+                            assert!(
+                                time <= Duration::from_secs(3),
+                                "longer than the largest need takes to flow in"
+                            );
+                        }
+                    }
+                }
+                // From every moment to every need that was met: before it no more than the rate brought and the burst.
+                for from in 0..STEPS {
+                    let mut sum = 0;
+                    for (at, need) in through.into_iter().skip(from).filter(|(_, need)| *need > 0) {
+                        let flowed = per_second * (at - through[from].0);
+                        assert!(sum <= flowed + most, "{per_second} {burst} {number}: from {from}");
+                        sum += need * 4;
+                    }
+                }
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn never_more_goes_through_than_the_rate_and_the_burst_allow(
