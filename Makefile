@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build release sbom reproducible images test test-musl filter-use demo demo-shell bench flamegraph bench-boot \
+.PHONY: help deps build release sbom reproducible images test fuzz test-musl filter-use demo demo-shell bench flamegraph bench-boot \
 	lint audit clean clean-cache
 
 export MAYFLY_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mayfly
@@ -36,6 +36,9 @@ images: deps ## make what the guests boot from, once, in ~/.cache/mayfly (or MAY
 
 test: deps ## everything: lints and all tests; as root, the tests a second time as an ordinary user
 	@tests/guest/images & scripts/lint; lint=$$?; wait $$! && [ $$lint = 0 ] && scripts/test
+
+fuzz: deps ## fuzz every target for a minute (docs/testing.md): FUZZ="--seconds 1800", FUZZ="requests import"
+	@scripts/fuzz $(FUZZ)
 
 test-musl: release images ## the helper's tests on the release's static helper (about 15 minutes)
 	@scripts/test-musl

@@ -159,6 +159,12 @@ impl Config {
         <Self as Parser>::parse()
     }
 
+    /// The same from other words.
+    #[cfg(fuzzing)]
+    pub(crate) fn from_words(words: &[&str]) -> Self {
+        <Self as Parser>::parse_from(words)
+    }
+
     /// The worker threads to start, on a machine of `cpus` processors.
     pub(crate) fn workers(&self, cpus: usize) -> usize {
         let queues = usize::from(self.num_queues);

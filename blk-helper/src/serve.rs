@@ -4,6 +4,8 @@
 //! frontend that comes while one is served is turned away at once, so that it never hangs. With an operator, the operator
 //! says when it is over and brings frontends; without one, a connection that was handed over is the only one.
 
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod orders;
 
 use crate::base::Stamp;

@@ -4,7 +4,11 @@
 //! live process, so what it cannot handle ends the process.
 
 use crate::bell::{Bell, Came, Patience};
+#[cfg(fuzzing)]
+use crate::fuzzing::read_back_thread;
 use policy::ThreadEvidence;
+#[cfg(not(fuzzing))]
+use policy::read_back_thread;
 use protocol::launch::ExitCode;
 use std::convert::Infallible;
 use std::io;
@@ -108,7 +112,7 @@ impl Member {
 
 /// The thread's life: evidence before the filter, evidence under the filter, then its task.
 fn live(name: &str, tell: &Sender<Result<ThreadEvidence, policy::StepError>>, bell: &Bell, task: impl Task) {
-    let mut evidence = match policy::read_back_thread(name) {
+    let mut evidence = match read_back_thread(name) {
         Ok(evidence) => evidence,
         Err(error) => {
             // Whoever receives this ends the process.

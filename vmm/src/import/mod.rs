@@ -17,6 +17,8 @@ mod check;
 mod copy;
 mod error;
 mod file;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod header;
 pub mod life;
 mod packed;

@@ -18,6 +18,8 @@ mod console;
 mod control;
 mod crew;
 mod devices;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod irq;
 mod layout;
 pub mod life;

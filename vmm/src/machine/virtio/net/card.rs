@@ -90,7 +90,7 @@ impl Card {
     }
 
     /// Waits for whatever there is to wait for.
-    pub(super) fn wait(&mut self, timeout: EpollTimeout) -> nix::Result<()> {
+    pub(crate) fn wait(&mut self, timeout: EpollTimeout) -> nix::Result<()> {
         let mut events = [EpollEvent::empty(); EVENTS];
         let count = match self.epoll.wait(&mut events, timeout) {
             Err(Errno::EINTR) => 0,
@@ -101,7 +101,7 @@ impl Card {
     }
 
     /// Moves some frames. Whether there may be more.
-    pub(super) fn turn(&mut self) -> bool {
+    pub(crate) fn turn(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let mut rings = shared.rings();
         let Some(rings) = rings.as_mut() else {
