@@ -1,7 +1,9 @@
 //! What is not imported: the message says why, the exit code is 20, and nothing is left behind.
 
 use std::fs;
+use std::process::Command;
 
+use tests::helper::beside_this_test;
 use tests::place::Place;
 
 use crate::support::{disk, import, names, place, qemu_img};
@@ -31,6 +33,8 @@ fn what_names_other_files_or_needs_what_is_not_supported() {
     qemu_img(&place, "convert -f raw -O qcow2 disk base");
     qemu_img(&place, "create -q -f qcow2 -o data_file=data external 1M");
     qemu_img(&place, "create -q -f qcow2 -o extended_l2=on extended 1M");
+    let key = "--object secret,id=key,data=secret -o encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10";
+    qemu_img(&place, &format!("create -q -f qcow2 {key} locked 1M"));
     qemu_img(&place, "create -q -f qcow2 -F qcow2 -b base top");
     qemu_img(&place, "create -q -f qcow2 -u -b /etc/shadow -F raw thief 1M");
     qemu_img(&place, "create -q -f qcow2 -u -b nbd://localhost/x -F raw network 1M");
@@ -38,6 +42,7 @@ fn what_names_other_files_or_needs_what_is_not_supported() {
     for (words, because) in [
         (&["external", "out"][..], "external data file"),
         (&["extended", "out"], "extended L2 entries (subclusters)"),
+        (&["locked", "out"], "encrypted (LUKS)"),
         (&["top", "out"], "is based on another file, \"base\""),
         (
             &["thief", "out"],
@@ -62,6 +67,46 @@ fn what_names_other_files_or_needs_what_is_not_supported() {
         (&["disk", "out"], "is not a qcow2 image"),
     ] {
         assert_refused(&place, words, because);
+    }
+}
+
+#[test]
+fn what_an_image_names_is_opened_by_nobody() {
+    let place = place();
+    let named = place.dir().join("named");
+    fs::write(&named, [0; 512]).expect("the place can be written");
+    let named = named.display();
+    qemu_img(&place, &format!("create -q -f qcow2 -o data_file={named} external 1M"));
+    qemu_img(&place, &format!("create -q -f qcow2 -u -b {named} -F raw backed 1M"));
+    qemu_img(
+        &place,
+        &format!("create -q -f qcow2 -u -b json:{{\"file.filename\":\"{named}\"}} -F raw wrapped 1M"),
+    );
+    for image in ["external", "backed", "wrapped"] {
+        let traced = Command::new("strace")
+            .args([
+                "-f",
+                "-qq",
+                "-e",
+                "trace=open,openat,openat2,creat,connect",
+                "-o",
+                "trace",
+            ])
+            .arg(beside_this_test("mayfly"))
+            .args(["import", image, "out"])
+            .current_dir(place.dir())
+            .output()
+            .expect("strace is installed");
+
+        assert_eq!(traced.status.code(), Some(20), "{image}: {traced:?}");
+        let said = String::from_utf8_lossy(&traced.stderr);
+        assert!(said.contains(image), "{image}: {said}");
+        let trace = fs::read_to_string(place.dir().join("trace")).expect("strace wrote it");
+        assert!(
+            trace.contains(&format!("\"{image}\"")),
+            "what is opened is seen: {trace}"
+        );
+        assert!(!trace.contains("named"), "{image}: {trace}");
     }
 }
 
