@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help deps build release sbom reproducible images test fuzz test-musl filter-use demo demo-shell bench flamegraph bench-boot \
-	lint audit clean clean-cache
+	endurance lint audit clean clean-cache
 
 export MAYFLY_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mayfly
 export PATH := $(HOME)/.cargo/bin:$(PATH):$(MAYFLY_CACHE)/tools/bin
@@ -66,6 +66,9 @@ flamegraph: deps ## docs/flamegraph.svg: where a busy helper's time goes (needs 
 bench-boot: images build ## boot time beside QEMU's microvm, and memory, on an emulated host with a real KVM (about 3 minutes)
 	@cargo build --quiet --release -p tests --bin nested --bin inside
 	@target/release/nested --limit 900 "$$PWD/target/release/inside peer disk boot-time"
+
+endurance: deps ## kills, connections and faults for an hour and a half, as root: ENDURANCE="--quick" for seconds, "--rows kills,crowd"
+	@scripts/endurance $(ENDURANCE)
 
 lint: deps ## formatting, clippy, documentation, licences, the rules of ARCHITECTURE.md, shell scripts
 	@scripts/lint

@@ -152,6 +152,16 @@ impl Patience {
             Self::None => libc::RWF_NOWAIT,
         }
     }
+
+    /// What an error means: who has offered to wait is not to come again, whatever the storage says (FUSE passes on what its daemon
+    /// answers), for it might say so for ever.
+    fn judge(self, error: io::Error) -> io::Error {
+        if self == Self::Endless && error.kind() == io::ErrorKind::WouldBlock {
+            io::Error::other(error)
+        } else {
+            error
+        }
+    }
 }
 
 /// Whether the file system of `file` can read without waiting. What it cannot, it says whatever is read.
@@ -172,6 +182,7 @@ pub(crate) fn read_at(file: &impl AsFd, offset: u64, into: Buffers<'_>, patience
         // the kernel writes there as another device would, and no reference to those bytes exists.
         unsafe { libc::preadv2(file.as_fd().as_raw_fd(), vectors, count, at, patience.flags()) }
     })
+    .map_err(|error| patience.judge(error))
 }
 
 /// Fills this process's own memory from `file` at `offset`.
@@ -193,7 +204,7 @@ pub(crate) fn read_bytes_at(file: &impl AsFd, offset: u64, into: &mut [u8], pati
                 at = at.saturating_add(u64::try_from(moved).unwrap_or(u64::MAX));
             }
             Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
+            Err(errno) => return Err(patience.judge(errno.into())),
         }
     }
     Ok(())

@@ -9,12 +9,16 @@
 use std::time::{Duration, Instant};
 
 use crate::client::{Buffer, Client, Done, Request, SCRATCH_LEN};
+use crate::doubt::Doubt;
 use crate::model::Model;
 use crate::rng::Rng;
 use crate::traffic::{Kind, Op, Traffic};
 
 /// Guest memory for each request in flight: the largest request, and room to begin at any byte of a page.
 const SLOT: u64 = (1 << 20) + 4096;
+
+/// What a failed request answers.
+const EIO: i32 = -5;
 
 /// How long the device may keep everybody waiting.
 const STALL: Duration = Duration::from_secs(30);
@@ -62,6 +66,8 @@ impl Plan {
 pub struct Tally {
     /// Completed requests.
     pub completed: u64,
+    /// Of those, the ones that failed; see [`drive_in_doubt`].
+    pub failed: u64,
     /// Of those, reads that agreed with the model.
     pub compared: u64,
     /// Bytes that went either way.
@@ -77,6 +83,8 @@ struct Flight {
 struct Driver<'a> {
     client: &'a mut Client,
     model: &'a mut Model,
+    /// Where requests may fail.
+    doubt: Option<&'a mut Doubt>,
     plan: Plan,
     traffic: Traffic,
     rng: Rng,
@@ -91,6 +99,20 @@ struct Driver<'a> {
 ///
 /// At the first read that differs, request that fails, or stall.
 pub fn drive(client: &mut Client, model: &mut Model, plan: Plan) -> Tally {
+    run(client, model, None, plan)
+}
+
+/// The same of a device whose requests may fail, as those of a disk that has errors: with `EIO`, and with no effect on anything
+/// outside of their own range.
+///
+/// # Panics
+///
+/// At the first read that differs, request that fails otherwise, or stall.
+pub fn drive_in_doubt(client: &mut Client, model: &mut Model, doubt: &mut Doubt, plan: Plan) -> Tally {
+    run(client, model, Some(doubt), plan)
+}
+
+fn run(client: &mut Client, model: &mut Model, doubt: Option<&mut Doubt>, plan: Plan) -> Tally {
     let mut rng = Rng::new(!plan.seed);
     let noise = rng.bytes(NOISE);
     let capacity = u64::try_from(model.len()).expect("a model fits into memory");
@@ -100,6 +122,7 @@ pub fn drive(client: &mut Client, model: &mut Model, plan: Plan) -> Tally {
     let mut driver = Driver {
         client,
         model,
+        doubt,
         plan,
         traffic,
         rng,
@@ -228,8 +251,19 @@ impl Driver<'_> {
     fn finish(&mut self, done: Done) {
         let slot = usize::try_from(done.token).expect("tokens are slots");
         let flight = self.slots[slot].take().expect("the device answers each request once");
-        assert_eq!(done.result, 0, "{:?}", flight.op);
+        let failed = done.result != 0;
+        match &mut self.doubt {
+            Some(doubt) => {
+                assert!([0, EIO].contains(&done.result), "{}: {:?}", done.result, flight.op);
+                doubt.answered(flight.op, failed);
+            }
+            None => assert!(!failed, "{}: {:?}", done.result, flight.op),
+        }
         self.tally.completed += 1;
+        if failed {
+            self.tally.failed += 1;
+            return;
+        }
         self.tally.bytes += flight.op.len;
         if flight.op.kind == Kind::Read {
             self.compare(&flight);
@@ -240,8 +274,11 @@ impl Driver<'_> {
     fn compare(&self, flight: &Flight) {
         let offset = usize::try_from(flight.op.offset).expect("offsets are below a model's length");
         let len = usize::try_from(flight.op.len).expect("lengths are below a model's length");
-        let found = self.client.memory().read(flight.buffers[0].at, len);
+        let mut found = self.client.memory().read(flight.buffers[0].at, len);
         let expected = self.model.read(offset, len);
+        if let Some(doubt) = &self.doubt {
+            doubt.benefit(offset, &mut found, expected);
+        }
         if found != expected {
             let first = found.iter().zip(expected).position(|(a, b)| a != b).unwrap_or(len);
             let wrong = found.iter().zip(expected).filter(|(a, b)| a != b).count();

@@ -14,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
+use crate::faults::Faults;
 use crate::place::Place;
 use crate::process::{Process, START};
 use crate::require::private_mount_command;
@@ -45,6 +46,7 @@ pub struct HelperBuilder<'place> {
     options: Vec<OsString>,
     unheard: bool,
     behind: Vec<OsString>,
+    faults: Option<&'place Faults>,
 }
 
 impl<'place> HelperBuilder<'place> {
@@ -60,7 +62,15 @@ impl<'place> HelperBuilder<'place> {
             options: Vec::new(),
             unheard: false,
             behind: Vec::new(),
+            faults: None,
         }
+    }
+
+    /// Under these faults.
+    #[must_use]
+    pub fn faulty(mut self, faults: &'place Faults) -> Self {
+        self.faults = Some(faults);
+        self
     }
 
     /// What it prints, READY above all, cannot be written.
@@ -260,7 +270,8 @@ impl<'place> HelperBuilder<'place> {
             command.args(["-c", script, "sh"]).arg(program());
             return command;
         }
-        Command::new(program())
+        self.faults
+            .map_or_else(|| Command::new(program()), |faults| faults.command(program()))
     }
 }
 

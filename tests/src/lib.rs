@@ -7,6 +7,8 @@
 //! or is `mayfly ctl` ([`ctl`]), which a [`pretender`] may answer instead of a helper. What the disk should contain is known by [`model`]; [`traffic`] invents requests
 //! and [`drive`] runs them against both.
 //!
+//! Storage below a program fails when [`faults`] say so, and what nobody can know of the disk then is [`doubt`].
+//!
 //! A whole machine is a [`supervised`] run of `mayfly`; a [`bare`] one runs a [`payload`] of a few hundred instructions, and a
 //! [`vmm`] runs without a supervisor, on a [`backend`] that may be a bad one.
 //!
@@ -24,8 +26,10 @@ pub mod backend;
 pub mod bare;
 pub mod client;
 pub mod ctl;
+pub mod doubt;
 pub mod drive;
 pub mod ending;
+pub mod faults;
 pub mod files;
 pub mod guest;
 pub mod helper;

@@ -4,6 +4,8 @@
 //! things a guest can tell apart about Mayfly's disks: a discard zeroes the whole clusters inside its range and
 //! leaves the partial ones as they were, and the base's last sector is filled up with zeros.
 
+use std::ops::Range;
+
 /// What a discard works on, and the alignment the device advertises as its physical block.
 pub const CLUSTER: usize = 4096;
 
@@ -57,17 +59,18 @@ impl Model {
     ///
     /// The disk's last cluster may be short; it counts as whole when the range covers what there is of it.
     pub fn discard(&mut self, offset: usize, len: usize) {
-        let first = offset.next_multiple_of(CLUSTER);
-        let end = offset + len;
-        let last = if end == self.bytes.len() {
-            end
-        } else {
-            end - end % CLUSTER
-        };
-        if first < last {
-            self.bytes[first..last].fill(0);
-        }
+        let zeroed = zeroed_by_discard(self.bytes.len(), offset, len);
+        self.bytes[zeroed].fill(0);
     }
+}
+
+/// What a discard of that range zeroes of a disk of `disk` bytes.
+#[must_use]
+pub fn zeroed_by_discard(disk: usize, offset: usize, len: usize) -> Range<usize> {
+    let end = offset + len;
+    let last = if end == disk { end } else { end - end % CLUSTER };
+    let first = offset.next_multiple_of(CLUSTER).min(last);
+    first..last
 }
 
 #[cfg(test)]

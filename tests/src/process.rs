@@ -126,14 +126,18 @@ impl Drop for Process {
 #[derive(Debug)]
 pub struct Helper {
     process: Process,
+    /// As it says itself: what was started may be a program that traces it.
+    pid: Pid,
     report: serde_json::Value,
     socket: PathBuf,
 }
 
 impl Helper {
-    pub(crate) const fn new(process: Process, report: serde_json::Value, socket: PathBuf) -> Self {
+    pub(crate) fn new(process: Process, report: serde_json::Value, socket: PathBuf) -> Self {
+        let pid = report["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
         Self {
             process,
+            pid: Pid::from_raw(pid.expect("the report has the process's number")),
             report,
             socket,
         }
@@ -152,19 +156,25 @@ impl Helper {
     }
 
     /// Its process.
-    ///
-    /// # Panics
-    ///
-    /// Never on Linux, where process numbers are positive and small.
     #[must_use]
-    pub fn pid(&self) -> Pid {
-        Pid::from_raw(i32::try_from(self.process.child.id()).expect("pid_max is below 2^22"))
+    pub const fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// The numbers of the descriptors which the report describes with a text that begins so.
+    #[must_use]
+    pub fn descriptors(&self, what: &str) -> Vec<i32> {
+        let reported = self.report["confinement"]["descriptors"].as_array();
+        let is_meant = |known: &&serde_json::Value| known["what"].as_str().is_some_and(|text| text.starts_with(what));
+        let meant = reported.into_iter().flatten().filter(is_meant);
+        let number = |known: &serde_json::Value| known["number"].as_i64().and_then(|number| i32::try_from(number).ok());
+        meant.filter_map(number).collect()
     }
 
     /// `/proc/PID/name`.
     #[must_use]
     pub fn proc(&self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/{name}", self.process.child.id()))
+        PathBuf::from(format!("/proc/{}/{name}", self.pid))
     }
 
     /// Sends it a signal.

@@ -21,11 +21,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{Termios, tcgetattr};
 use nix::unistd::Pid;
 
-use self::family::children_of;
 use self::screen::Screen;
 use crate::helper::{Ended, beside_this_test};
 
-pub use self::family::assert_gone;
+pub use self::family::{assert_gone, children_of};
 
 /// What is waited for in little steps.
 const STEP: Duration = Duration::from_millis(5);

@@ -9,7 +9,7 @@ use crate::sys::file_status;
 use nix::fcntl::OFlag;
 use protocol::control::BaseStatus;
 use rustix::fs::{FallocateFlags, fallocate, fcntl_getfl, fsync, ftruncate, ioctl_ficlone};
-use rustix::io::{DupFlags, dup3, pwrite};
+use rustix::io::{DupFlags, dup3, pwrite, retry_on_intr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use thiserror::Error;
@@ -128,13 +128,13 @@ impl Output {
 
     /// Makes the file `bytes` long: what is new reads as zeros.
     pub(super) fn set_length(&self, bytes: u64) -> io::Result<()> {
-        Ok(ftruncate(&self.place, bytes)?)
+        Ok(retry_on_intr(|| ftruncate(&self.place, bytes))?)
     }
 
     /// Makes `bytes` bytes at `offset` read as zeros and gives their space back.
     pub(super) fn punch(&self, offset: u64, bytes: u64) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Ok(fallocate(&self.place, flags, offset, bytes)?)
+        Ok(retry_on_intr(|| fallocate(&self.place, flags, offset, bytes))?)
     }
 
     /// Shares all of `base`'s blocks, where the file system can. The file is as long afterwards.
@@ -144,7 +144,7 @@ impl Output {
 
     /// Waits until everything is on the medium.
     pub(super) fn sync(&self) -> io::Result<()> {
-        Ok(fsync(&self.place)?)
+        Ok(retry_on_intr(|| fsync(&self.place))?)
     }
 }
 

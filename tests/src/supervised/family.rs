@@ -46,8 +46,13 @@ fn is_alive(pid: Pid) -> bool {
     stat(&text).is_some_and(|(_, _, state, _)| !matches!(state, 'Z' | 'X'))
 }
 
-/// Name and number of each.
-pub(super) fn children_of(parent: Pid) -> Vec<(String, Pid)> {
+/// Name and number of each child of a process.
+///
+/// # Panics
+///
+/// If `/proc` is not mounted.
+#[must_use]
+pub fn children_of(parent: Pid) -> Vec<(String, Pid)> {
     let processes = fs::read_dir("/proc").expect("/proc is mounted").flatten();
     processes
         .filter_map(|entry| stat(&fs::read_to_string(entry.path().join("stat")).ok()?))

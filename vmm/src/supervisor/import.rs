@@ -47,6 +47,12 @@ pub(crate) enum ImportError {
         .0.display()
     )]
     NotQcow2(PathBuf),
+    #[error("cannot read the image {}", path.display())]
+    Look {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error(transparent)]
     Output(#[from] FreshError),
     #[error("cannot import {}", image.display())]
@@ -84,6 +90,7 @@ impl ImportError {
                 }
             },
             Self::Open(_)
+            | Self::Look { .. }
             | Self::Output(_)
             | Self::Changed { .. }
             | Self::Signals(_)
@@ -143,7 +150,7 @@ impl Files {
                 path: path.clone(),
                 source,
             })?;
-            if opened.is_empty() && info.is_file() && !is_qcow2(&file) {
+            if opened.is_empty() && info.is_file() && !is_qcow2(&file, path)? {
                 return Err(ImportError::NotQcow2(path.clone()));
             }
             if !info.is_file() && !info.file_type().is_block_device() {
@@ -237,9 +244,16 @@ impl Files {
 }
 
 /// Whether it begins as one, which is all that is looked at here.
-fn is_qcow2(image: &File) -> bool {
+fn is_qcow2(image: &File, path: &Path) -> Result<bool, ImportError> {
     let mut start = [0; 4];
-    image.read_exact_at(&mut start, 0).is_ok() && start == *b"QFI\xfb"
+    match image.read_exact_at(&mut start, 0) {
+        Ok(()) => Ok(start == *b"QFI\xfb"),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(source) => Err(ImportError::Look {
+            path: path.to_owned(),
+            source,
+        }),
+    }
 }
 
 fn is_unchanged(before: &Metadata, after: &Metadata) -> bool {

@@ -50,7 +50,7 @@ pub(crate) fn settle(settings: &mut Settings, program: &Path, dry_run: bool) -> 
             continue;
         };
         let image = open_image(&disk.image)?;
-        if disk.raw_anyway || !is_qcow2(&image) {
+        if disk.raw_anyway || !is_qcow2(&image, &disk.image)? {
             continue;
         }
         if !import {

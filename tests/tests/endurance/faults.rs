@@ -1,0 +1,96 @@
+//! The model test, on storage that fails at random in every way that it can.
+
+use std::time::Instant;
+
+use tests::client::{Client, Setup};
+use tests::doubt::Doubt;
+use tests::drive::{Notice, Plan, drive_in_doubt};
+use tests::faults::{Call, Faults, Rule, When};
+use tests::model::Model;
+use tests::require;
+use tests::rng::Rng;
+
+use crate::measure::{Ground, Row};
+use crate::{duration, tell, turn};
+
+const DISK: usize = (8 << 20) + 3 * 512;
+const ERRNOS: [i32; 4] = [5, 28, 4, 11];
+const READS: [Call; 1] = [Call::Preadv2];
+const WRITES: [Call; 2] = [Call::Pwrite, Call::Pwritev];
+/// After so many rounds everything has been used once.
+const SETTLED: u64 = 3;
+/// The disk as a whole is compared every so many rounds.
+const EVERY: u64 = 10;
+
+/// Each kind of fault, hardly ever or often.
+fn rules(rng: &mut Rng, disk: &[i32]) -> Vec<Rule> {
+    let mut rules = vec![Rule::short(&READS), Rule::short(&WRITES)];
+    for errno in ERRNOS {
+        rules.push(Rule::fail(&READS, errno));
+        rules.push(Rule::fail(&WRITES, errno));
+        rules.push(Rule::fail(&[Call::Fallocate, Call::Fstatfs], errno));
+    }
+    let mut sometimes = |rule: Rule| {
+        let share = [0, 1, 10, 50, 200][rng.index(5)];
+        rule.on(disk).when(When::Permille(share))
+    };
+    rules.into_iter().map(&mut sometimes).collect()
+}
+
+#[test]
+fn a_disk_on_failing_storage_agrees_with_the_model() {
+    require!(root);
+    let _turn = turn();
+    let ground = Ground::new(DISK, "64m");
+    let faults = Faults::new(ground.place.dir());
+    let mut row = Row::begin(&ground);
+    let mut helper = ground.place.helper().value("--threads", "2").faulty(&faults).start();
+    let disk = [helper.descriptors("base"), helper.descriptors("overlay")].concat();
+    let (mut model, mut doubt) = (Model::new(ground.place.content()), Doubt::new(DISK));
+    let (mut requests, mut failed, mut spoilt, mut rounds) = (0, 0, 0, 0);
+    let begun = Instant::now();
+    while begun.elapsed() < duration() || rounds <= SETTLED {
+        let plan = Plan {
+            seed: rounds,
+            requests: 1000,
+            in_flight: 64,
+            notice: Notice::Eventfd,
+            most_zeroed: 1 << 20,
+        };
+        let setup = Setup {
+            queues: 4,
+            queue_size: 256,
+            event_idx: rounds % 2 == 0,
+            memory: plan.memory(),
+        };
+        let mut client = Client::connect(helper.socket(), setup);
+        faults.set_seeded(rounds, &rules(&mut Rng::new(rounds), &disk));
+        let tally = drive_in_doubt(&mut client, &mut model, &mut doubt, plan);
+        spoilt += faults.spoilt().iter().sum::<u64>();
+        faults.clear();
+        requests += tally.completed;
+        failed += tally.failed;
+        if rounds % EVERY == 0 {
+            let mut all = client.read_all();
+            doubt.benefit(0, &mut all, model.read(0, model.len()));
+            assert!(
+                all == model.read(0, model.len()),
+                "round {rounds}: the disk as a whole differs"
+            );
+            row.look();
+        }
+        drop(client);
+        helper.assert_alive();
+        rounds += 1;
+        if rounds == SETTLED {
+            row.settled();
+        }
+    }
+    row.finished();
+    helper.terminate();
+    row.end(&format!("{requests} requests under faults"));
+    tell(&format!(
+        "  {spoilt} system calls spoilt, {failed} requests failed, none with wrong data"
+    ));
+    assert!(spoilt > 100 && failed > 10, "hardly any fault");
+}
