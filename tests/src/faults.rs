@@ -59,11 +59,18 @@ impl Faults {
         faults
     }
 
-    /// A command that runs `program` under these faults, ready for its arguments.
+    /// What runs a program under these faults, if it comes before the program's own command line.
+    #[must_use]
+    pub fn words(&self) -> [PathBuf; 3] {
+        [beside_this_test("faulty"), self.plan.clone(), self.told.clone()]
+    }
+
+    /// A command that runs `program` so, ready for its arguments.
     #[must_use]
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new(beside_this_test("faulty"));
-        command.args([&self.plan, &self.told]).arg(program);
+        let [faulty, plan, told] = self.words();
+        let mut command = Command::new(faulty);
+        command.args([plan, told]).arg(program);
         command
     }
 

@@ -46,7 +46,6 @@ pub struct HelperBuilder<'place> {
     options: Vec<OsString>,
     unheard: bool,
     behind: Vec<OsString>,
-    faults: Option<&'place Faults>,
 }
 
 impl<'place> HelperBuilder<'place> {
@@ -62,15 +61,13 @@ impl<'place> HelperBuilder<'place> {
             options: Vec::new(),
             unheard: false,
             behind: Vec::new(),
-            faults: None,
         }
     }
 
     /// Under these faults.
     #[must_use]
-    pub fn faulty(mut self, faults: &'place Faults) -> Self {
-        self.faults = Some(faults);
-        self
+    pub fn faulty(self, faults: &Faults) -> Self {
+        self.behind(faults.words())
     }
 
     /// What it prints, READY above all, cannot be written.
@@ -270,8 +267,7 @@ impl<'place> HelperBuilder<'place> {
             command.args(["-c", script, "sh"]).arg(program());
             return command;
         }
-        self.faults
-            .map_or_else(|| Command::new(program()), |faults| faults.command(program()))
+        Command::new(program())
     }
 }
 
