@@ -22,7 +22,7 @@ use serde::Serialize;
 use crate::helper::beside_this_test;
 use rule::{Plan, Told};
 
-pub use rule::{Call, Effect, Rule, When};
+pub use rule::{Call, Rule, When};
 
 /// How long the file of a plan is. Plans and what is told of them are written at once, at one place, so that nobody reads a half.
 const PLAN_BYTES: usize = 4096;

@@ -87,6 +87,8 @@ pub enum Effect {
     Fail(i32),
     /// It moves fewer bytes than it was asked to, at random, and at least one.
     Short,
+    /// It does not begin before there is another plan.
+    Hold,
 }
 
 /// One thing that goes wrong.
@@ -115,6 +117,15 @@ impl Rule {
     pub fn short(calls: &[Call]) -> Self {
         Self {
             effect: Effect::Short,
+            ..Self::fail(calls, 0)
+        }
+    }
+
+    /// Each of these calls waits for another plan.
+    #[must_use]
+    pub fn hold(calls: &[Call]) -> Self {
+        Self {
+            effect: Effect::Hold,
             ..Self::fail(calls, 0)
         }
     }

@@ -12,6 +12,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 use std::rc::Rc;
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -48,18 +50,25 @@ impl Orders {
 
     /// What is to happen to a call.
     fn decide(&mut self, call: Call, descriptor: u64) -> io::Result<Option<Effect>> {
-        let mut text = vec![0; PLAN_BYTES];
-        self.plan.read_exact_at(&mut text, 0)?;
-        if text != self.text {
-            let plan = serde_json::from_slice(text.trim_ascii_end())?;
-            self.course = Course::new(plan);
-            self.text = text;
-        }
+        self.are_new()?;
         let effect = self.course.decide(call, descriptor);
         if effect.is_some() {
             self.told.write_all_at(&padded(self.course.told()), 0)?;
         }
         Ok(effect)
+    }
+
+    /// Whether there is another plan than before, which is followed from now on.
+    fn are_new(&mut self) -> io::Result<bool> {
+        let mut text = vec![0; PLAN_BYTES];
+        self.plan.read_exact_at(&mut text, 0)?;
+        let new = text != self.text;
+        if new {
+            let plan = serde_json::from_slice(text.trim_ascii_end())?;
+            self.course = Course::new(plan);
+            self.text = text;
+        }
+        Ok(new)
     }
 }
 
@@ -73,7 +82,12 @@ struct Tracer {
     groups: HashMap<Pid, Pid>,
     /// What a thread's call still needs.
     aftermaths: HashMap<Pid, Aftermath>,
+    /// Threads whose calls do not begin before there is another plan.
+    held: Vec<Pid>,
 }
+
+/// How often it is looked whether there is one.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// How the program ended.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +109,7 @@ pub fn run(plan: &Path, told: &Path, program: &[impl AsRef<OsStr>]) -> io::Resul
         memories: HashMap::new(),
         groups: HashMap::new(),
         aftermaths: HashMap::new(),
+        held: Vec::new(),
     };
     let child = Command::new("sh").args(["-c", LAUNCH, "sh"]).args(program).spawn()?;
     let root = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
@@ -114,7 +129,7 @@ impl Tracer {
     fn follow(&mut self, root: Pid) -> io::Result<End> {
         let mut end = None;
         loop {
-            let status = match waitpid(None, Some(WaitPidFlag::__WALL)) {
+            let status = match self.wait()? {
                 Err(Errno::ECHILD) => return end.ok_or_else(|| io::Error::other("it vanished")),
                 Err(Errno::EINTR) => continue,
                 status => status?,
@@ -137,14 +152,32 @@ impl Tracer {
                 }
                 WaitStatus::PtraceSyscall(pid) => {
                     gone_is_fine(self.at_call(pid))?;
-                    resume(pid, None)?;
+                    if !self.held.contains(&pid) {
+                        resume(pid, None)?;
+                    }
                 }
                 WaitStatus::Continued(_) | WaitStatus::StillAlive => {}
             }
         }
     }
 
+    /// The next that happens to one of them; calls that were held begin meanwhile, when they may.
+    fn wait(&mut self) -> io::Result<nix::Result<WaitStatus>> {
+        while !self.held.is_empty() {
+            if self.orders.are_new()? {
+                self.held.drain(..).try_for_each(|pid| resume(pid, None))?;
+                break;
+            }
+            match waitpid(None, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => sleep(LOOK),
+                status => return Ok(status),
+            }
+        }
+        Ok(waitpid(None, Some(WaitPidFlag::__WALL)))
+    }
+
     fn forget(&mut self, pid: Pid) {
+        self.held.retain(|held| *held != pid);
         self.memories.remove(&pid);
         self.groups.remove(&pid);
         self.aftermaths.remove(&pid);
@@ -169,6 +202,10 @@ impl Tracer {
         let aftermath = match self.orders.decide(call, stopped.descriptor())? {
             None => None,
             Some(Effect::Fail(errno)) => Some(stopped.turn_into_nothing(errno)?),
+            Some(Effect::Hold) => {
+                self.held.push(pid);
+                None
+            }
             Some(Effect::Short) => stopped.shorten(&memory, call, |bytes| self.orders.course.fewer(bytes))?,
         };
         if let Some(aftermath) = aftermath {

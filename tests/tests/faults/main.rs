@@ -3,6 +3,7 @@
 mod base;
 mod commit;
 mod data_path;
+mod held;
 mod import;
 mod save;
 mod single;
