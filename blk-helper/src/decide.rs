@@ -43,9 +43,9 @@ impl Service {
     pub(crate) fn save(&self, request: SaveRequest, descriptors: Vec<OwnedFd>) -> Result<Answer, Undecided> {
         let (overlay, saver) = self.burning().ok_or(SaveRefusal::ReadOnly)?;
         let sent = descriptors.into_iter().next().ok_or(SaveRefusal::NoOutput)?;
-        let save = saver.save(overlay, request, sent)?;
-        info!("save {save} began");
-        Ok(Answer::Saving { save })
+        let number = saver.save(overlay, request, sent)?;
+        info!("save {number} began");
+        Ok(Answer::Saving { number })
     }
 
     /// Whether a save is running.

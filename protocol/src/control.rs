@@ -158,7 +158,7 @@ pub enum Answer {
     /// The point in time is taken, the copy goes on; [`Status::save`] says how far it is.
     Saving {
         /// Its number, [`SaveStatus::number`].
-        save: u64,
+        number: u64,
     },
     /// The save is called off: it ends soon, and not as done.
     Cancelled,

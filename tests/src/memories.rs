@@ -35,6 +35,18 @@ impl Mapping {
         self.name.starts_with("/memfd:")
     }
 
+    /// Whether it is the kernel's and the same in every process: `[vvar]`, `[vdso]`, `[vsyscall]`.
+    #[must_use]
+    pub fn is_kernels(&self) -> bool {
+        self.name.starts_with("[v")
+    }
+
+    /// Whether it is memory that the kernel keeps from everybody else.
+    #[must_use]
+    pub fn is_secret(&self) -> bool {
+        self.name.starts_with("/secretmem")
+    }
+
     /// Whether the kernel says so of it.
     #[must_use]
     pub fn is(&self, flag: &str) -> bool {
@@ -65,7 +77,7 @@ pub fn count(bytes: &[u8], wanted: &[u8]) -> usize {
 ///
 /// # Panics
 ///
-/// If the caller is not root, or the process is gone.
+/// If the caller is not root, the process is gone, or the kernel does not say which pages there are.
 #[must_use]
 pub fn mappings(pid: Pid) -> Vec<Mapping> {
     let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("root may look");
@@ -88,7 +100,7 @@ pub fn mappings(pid: Pid) -> Vec<Mapping> {
     all.retain(|mapping| mapping.is("rd"));
     let pagemap = File::open(format!("/proc/{pid}/pagemap")).expect("root may look");
     for mapping in &mut all {
-        for pages in present(&pagemap, &mapping.addresses) {
+        for pages in present(&pagemap, mapping) {
             let len = usize::try_from(pages.end - pages.start).expect("what exists fits into memory");
             let mut bytes = vec![0; len];
             match memory.read_exact_at(&mut bytes, pages.start) {
@@ -100,15 +112,18 @@ pub fn mappings(pid: Pid) -> Vec<Mapping> {
     all
 }
 
-/// The stretches of `addresses` that are in memory or in swap.
-fn present(pagemap: &File, addresses: &Range<u64>) -> Vec<Range<u64>> {
+/// The stretches of `mapping` that are in memory or in swap.
+fn present(pagemap: &File, mapping: &Mapping) -> Vec<Range<u64>> {
+    let addresses = &mapping.addresses;
     let first = addresses.start / PAGE;
     let count = usize::try_from((addresses.end - addresses.start) / PAGE).expect("a mapping of ours");
     let mut entries = vec![0; count * 8];
-    // Nothing is said of what is not the process's own, as vsyscall.
-    let known = pagemap.read_at(&mut entries, first * 8).unwrap_or(0);
+    if let Err(error) = pagemap.read_exact_at(&mut entries, first * 8) {
+        assert!(mapping.is_kernels(), "what there is of {mapping:x?}: {error}");
+        return Vec::new();
+    }
     let mut found: Vec<Range<u64>> = Vec::new();
-    for (page, entry) in (first..).zip(entries[..known].as_chunks::<8>().0) {
+    for (page, entry) in (first..).zip(entries.as_chunks::<8>().0) {
         // Bit 63 is for memory, bit 62 for swap: Documentation/admin-guide/mm/pagemap.rst.
         if u64::from_ne_bytes(*entry) >> 62 == 0 {
             continue;
@@ -129,4 +144,13 @@ fn first_line(line: &str) -> Option<(Range<u64>, String)> {
     let address = |text| u64::from_str_radix(text, 16).ok();
     let addresses = address(start)?..address(end)?;
     Some((addresses, words.nth(4).unwrap_or_default().to_owned()))
+}
+
+/// What of `all` could not be read though it is neither the kernel's nor secret.
+#[must_use]
+pub fn unread(all: &[Mapping]) -> Vec<&str> {
+    all.iter()
+        .filter(|mapping| mapping.refused && !mapping.is_kernels() && !mapping.is_secret())
+        .map(|mapping| mapping.name.as_str())
+        .collect()
 }

@@ -173,7 +173,7 @@ impl Conversation {
                 output.write_all(bytes).expect("an output can be written");
                 self.state = Some(state);
                 self.saves.fetch_add(1, Ordering::SeqCst);
-                Answer::Saving { save: 1 }
+                Answer::Saving { number: 1 }
             }
             Command::CancelSave => {
                 self.state = Some(SaveState::Cancelled);

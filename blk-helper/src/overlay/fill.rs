@@ -81,6 +81,16 @@ impl Overlay {
         if part.is_empty() {
             return Ok(());
         }
+        let filled = self.merge(part, work, patch);
+        if filled.is_err() {
+            // What was not encrypted, for want of space, is the guest's, and this memory can be swapped out.
+            work.scratch.part(0..CLUSTER).fill(0);
+        }
+        filled
+    }
+
+    /// The same for a part that is not empty; where it fails, the guest's bytes may be left in the scratch.
+    fn merge(&self, part: ByteRange, work: &mut Work<'_>, patch: impl FnOnce(&mut [u8])) -> Result<(), OverlayError> {
         let cluster = part.start() / CLUSTER_BYTES;
         let first_byte = cluster.saturating_mul(CLUSTER_BYTES);
         let patience = work.scratch.cold.patience();

@@ -269,20 +269,20 @@ impl Saving {
         let Some(status) = &mut papers.save else {
             return;
         };
-        let save = status.number;
+        let number = status.number;
         let (state, event) = match outcome {
             Ok(()) => {
-                info!("save {save} is done");
-                (SaveState::Done, Event::Saved { save })
+                info!("save {number} is done");
+                (SaveState::Done, Event::Saved { number })
             }
             Err(SaveError::Cancelled) => {
-                info!("save {save} was called off");
-                (SaveState::Cancelled, Event::SaveCancelled { save })
+                info!("save {number} was called off");
+                (SaveState::Cancelled, Event::SaveCancelled { number })
             }
             Err(error) => {
                 let reason = chain(&error);
-                warn!("save {save} failed: {reason}");
-                (SaveState::Failed(reason.clone()), Event::SaveFailed { save, reason })
+                warn!("save {number} failed: {reason}");
+                (SaveState::Failed(reason.clone()), Event::SaveFailed { number, reason })
             }
         };
         status.done_bytes = self.desk.done.load(Ordering::Relaxed);

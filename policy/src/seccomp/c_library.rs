@@ -69,7 +69,7 @@ impl CLibrary {
             allow: SYS_brk [] "the allocator";
         };
         let own = match self {
-            Self::Glibc => glibc_rows(flags),
+            Self::Glibc => glibc_rows(),
             Self::Musl => musl_rows(flags),
         };
         [both, own].concat()
@@ -77,11 +77,10 @@ impl CLibrary {
 }
 
 /// glibc's allocator, with what it tries and does without.
-fn glibc_rows(flags: Argument) -> Vec<Row> {
-    let private = flags.is_with_optional(named!(MAP_PRIVATE | MAP_ANONYMOUS), named!(MAP_NORESERVE));
+fn glibc_rows() -> Vec<Row> {
     let reads = Argument::int(2, "flags").has_none_of(named!(O_WRONLY | O_RDWR | O_CREAT | O_TRUNC));
     table! {
-        allow: SYS_mmap [data(), private] "the allocator; never at a fixed address, never code";
+        allow: SYS_mmap [data(), private()] "the allocator; never at a fixed address, never code";
         allow: SYS_mprotect [data()] "the allocator grows a thread's heap; never code";
         deny EACCES: SYS_openat [reads] "glibc's malloc asks how memory is overcommitted when a thread's heap shrinks";
         deny EPERM: SYS_sched_getaffinity [] "glibc's malloc counts the processors when a thread first needs memory";
@@ -99,4 +98,10 @@ fn musl_rows(flags: Argument) -> Vec<Row> {
 /// `prot`: data, never code.
 pub(super) fn data() -> Condition {
     Argument::long(2, "prot").has_only(named!(PROT_READ | PROT_WRITE))
+}
+
+/// `flags` of memory of the caller's own, as glibc's allocator asks for it.
+pub(super) fn private() -> Condition {
+    let flags = Argument::long(3, "flags");
+    flags.is_with_optional(named!(MAP_PRIVATE | MAP_ANONYMOUS), named!(MAP_NORESERVE))
 }

@@ -34,6 +34,21 @@ pub struct HelperDescriptors {
 const FD: Argument = Argument::int(0, "fd");
 
 impl HelperDescriptors {
+    /// Of a helper that has everything, with an overlay in the clear; the numbers are these nine from `first` on but one, which is
+    /// somebody else's.
+    #[cfg(test)]
+    pub(super) const fn example(first: RawFd) -> Self {
+        Self {
+            base: first,
+            overlay: Some([first + 1, first + 6]),
+            encrypted: false,
+            output: Some([first + 7, first + 8]),
+            listener: Some(first + 2),
+            control: Some(first + 3),
+            control_listener: Some(first + 4),
+        }
+    }
+
     /// The base and, where there is one, the overlay.
     fn disk(&self) -> Vec<Value> {
         let base = Value::descriptor(self.base, "base");
@@ -278,16 +293,7 @@ mod tests {
     use super::*;
 
     fn over(c_library: CLibrary) -> Filter {
-        let descriptors = HelperDescriptors {
-            base: 3,
-            overlay: Some([4, 10]),
-            encrypted: false,
-            output: Some([8, 9]),
-            listener: Some(5),
-            control: Some(6),
-            control_listener: Some(7),
-        };
-        helper_filter_over(c_library, &descriptors)
+        helper_filter_over(c_library, &HelperDescriptors::example(3))
     }
 
     /// The lines of one filter that the other has not.

@@ -5,6 +5,7 @@
 
 use std::os::fd::RawFd;
 
+use super::c_library::{data, private};
 use super::{Argument, Filter, Row, Value, named, table};
 
 /// The descriptors whose numbers the conditions name.
@@ -47,12 +48,10 @@ fn conversion_rows(descriptors: &ImportDescriptors) -> Vec<Row> {
 
 /// What any program needs.
 fn runtime_rows() -> Vec<Row> {
-    let data = || Argument::long(2, "prot").has_only(named!(PROT_READ | PROT_WRITE));
     let flags = Argument::long(3, "flags");
-    let private = flags.is_with_optional(named!(MAP_PRIVATE | MAP_ANONYMOUS), named!(MAP_NORESERVE));
     let option = Argument::int(0, "option");
     table! {
-        allow: SYS_mmap [data(), private] "the allocator; never at a fixed address, never code";
+        allow: SYS_mmap [data(), private()] "the allocator; never at a fixed address, never code";
         allow: SYS_munmap [] "the allocator gives a large block back";
         allow: SYS_mremap [flags.is(named!(MREMAP_MAYMOVE))] "the allocator grows a large block";
         allow: SYS_brk [] "the allocator";

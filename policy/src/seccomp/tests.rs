@@ -21,28 +21,16 @@ const OUTPUT: u64 = 10;
 const NOTHING: u64 = 11;
 
 fn helper() -> Filter {
-    let descriptors = HelperDescriptors {
-        base: 3,
-        overlay: Some([4, 9]),
-        encrypted: false,
-        output: Some([10, 11]),
-        listener: Some(5),
-        control: Some(6),
-        control_listener: Some(7),
-    };
-    helper_filter_over(CLibrary::Glibc, &descriptors)
+    helper_filter_over(CLibrary::Glibc, &HelperDescriptors::example(3))
 }
 
 /// Of a helper that nobody controls, with an encrypted overlay.
 fn alone(call: i64, arguments: [u64; 6]) -> Verdict {
     let filter = helper_filter(&HelperDescriptors {
-        base: 3,
-        overlay: Some([4, 9]),
         encrypted: true,
-        output: Some([10, 11]),
-        listener: Some(5),
         control: None,
         control_listener: None,
+        ..HelperDescriptors::example(3)
     });
     verdict_on(&filter, X86_64, call, arguments)
 }

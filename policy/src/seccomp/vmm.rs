@@ -11,6 +11,7 @@
 
 use std::os::fd::RawFd;
 
+use super::c_library::{data, private};
 use super::{Argument, Filter, Row, Value, named, table};
 
 /// The kinds of threads.
@@ -105,9 +106,7 @@ impl VmmDescriptors {
 
 /// What every thread needs.
 fn everybodys_rows() -> Vec<Row> {
-    let data = || Argument::long(2, "prot").has_only(named!(PROT_READ | PROT_WRITE));
     let flags = Argument::long(3, "flags");
-    let private = flags.is_with_optional(named!(MAP_PRIVATE | MAP_ANONYMOUS), named!(MAP_NORESERVE));
     let advice = Argument::int(2, "advice");
     let op = Argument::int(1, "op").is_one_of(vec![
         named!(FUTEX_WAIT | FUTEX_PRIVATE_FLAG),
@@ -118,7 +117,7 @@ fn everybodys_rows() -> Vec<Row> {
     let open_flags = Argument::int(2, "flags");
     let reads = open_flags.has_none_of(named!(O_WRONLY | O_RDWR | O_CREAT | O_TRUNC));
     table! {
-        allow: SYS_mmap [data(), private] "the allocator; no file, never at a fixed address, never code";
+        allow: SYS_mmap [data(), private()] "the allocator; no file, never at a fixed address, never code";
         allow: SYS_mprotect [data()] "the allocator grows a thread's heap; never code";
         allow: SYS_munmap [] "the allocator";
         allow: SYS_mremap [flags.is(named!(MREMAP_MAYMOVE))] "the allocator grows a large block";

@@ -40,17 +40,17 @@ pub enum Event {
     /// A save is done.
     Saved {
         /// Its number.
-        save: u64,
+        number: u64,
     },
     /// A save was called off.
     SaveCancelled {
         /// Its number.
-        save: u64,
+        number: u64,
     },
     /// A save could not be done.
     SaveFailed {
         /// Its number.
-        save: u64,
+        number: u64,
         /// Why, in words for people.
         #[serde(with = "text")]
         reason: String,

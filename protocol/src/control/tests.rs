@@ -107,7 +107,7 @@ fn answers() -> Vec<Answer> {
         Answer::Status(Box::new(failed)),
         Answer::Stats(Box::default()),
         Answer::Subscribed,
-        Answer::Saving { save: 1 },
+        Answer::Saving { number: 1 },
         Answer::Cancelled,
         Answer::Reset,
         Answer::Limited(limits()),
@@ -128,10 +128,10 @@ fn events() -> Vec<Event> {
         },
         Event::BaseChanged,
         Event::Reset,
-        Event::Saved { save: 1 },
-        Event::SaveCancelled { save: 1 },
+        Event::Saved { number: 1 },
+        Event::SaveCancelled { number: 1 },
         Event::SaveFailed {
-            save: 1,
+            number: 1,
             reason: "no space left".into(),
         },
         Event::Resized { disk_bytes: 2 << 30 },
@@ -157,7 +157,7 @@ fn messages_look_as_documented() {
         Reply::ok(8, Answer::Status(Box::new(status()))),
         Reply::ok(9, Answer::Stats(Box::default())),
         Reply::ok(10, Answer::Subscribed),
-        Reply::ok(11, Answer::Saving { save: 1 }),
+        Reply::ok(11, Answer::Saving { number: 1 }),
         Reply::ok(13, Answer::Cancelled),
         Reply::ok(14, Answer::Reset),
         Reply::ok(15, Answer::Limited(limits())),
@@ -248,7 +248,7 @@ fn the_longest_messages_fit() {
     ];
     let notice = Notice {
         event: Event::SaveFailed {
-            save: u64::MAX,
+            number: u64::MAX,
             reason: long,
         },
         missed: u64::MAX,
@@ -341,9 +341,9 @@ fn an_error_cannot_steer_a_terminal() {
     let reply = Reply::decode(br#"{"error":"\u001b[2Jno\nmore\u009b1m"}"#).unwrap();
 
     assert_eq!(reply.outcome, Outcome::Error(" [2Jno more 1m".into()));
-    let notice = br#"{"event":{"kind":"save-failed","save":1,"reason":"\u001b[2J"},"missed":0}"#;
+    let notice = br#"{"event":{"kind":"save-failed","number":1,"reason":"\u001b[2J"},"missed":0}"#;
     let reason = " [2J".to_owned();
-    let event = Event::SaveFailed { save: 1, reason };
+    let event = Event::SaveFailed { number: 1, reason };
     assert_eq!(
         Heard::decode(notice).unwrap(),
         Heard::Notice(Notice { event, missed: 0 })

@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use protocol::control::{Command, SaveFormat, SaveRequest, SaveState};
-use tests::client::Client;
+use tests::client::{Client, Setup};
 use tests::helper::Helper;
-use tests::memories::{Mapping, mappings};
+use tests::memories::{Mapping, mappings, unread};
 use tests::operator::Operator;
 use tests::place::Place;
 use tests::require;
 
 use crate::media::copies_in;
-use crate::{COPIES, Mark, marked, place_of};
+use crate::{COPIES, Mark, marked, padded, place_of};
 
 pub(crate) const MARK: Mark = *b"[this is for the guest's memory]";
 
@@ -41,6 +41,7 @@ pub(crate) fn marked_and_busy(helper: &Helper) -> Client {
 /// How often the mark is in memory that is the guest's, and in memory that is not.
 fn copies(helper: &Helper) -> (usize, usize) {
     let all = mappings(helper.pid());
+    assert_eq!(unread(&all), [""; 0], "nobody looked at these");
     let (guests, own): (Vec<_>, Vec<_>) = all.iter().partition(|mapping| mapping.is_guests());
     let sum = |of: Vec<&Mapping>| of.iter().map(|mapping| mapping.count(&MARK)).sum();
     (sum(guests), sum(own))
@@ -83,6 +84,23 @@ fn a_helper_keeps_no_copy_of_what_went_through_it() {
     save(&operator, &saved);
     assert_eq!(copies_in(&saved, &MARK), COPIES);
     assert_eq!(copies(&helper).1, 0, "copies in the helper's own memory after a save");
+    helper.terminate();
+}
+
+/// Sectors for which there is no space, in clusters that nobody wrote yet: it used to keep them beside the rest of the cluster.
+#[test]
+fn a_helper_keeps_no_copy_of_what_it_had_no_space_for() {
+    require!(root);
+    let place = Place::with_noise(1 << 20, 1);
+    let helper = place.helper().value("--overlay-limit", "64K").start();
+    let mut client = Client::connect(helper.socket(), Setup::default());
+    client.write(0, &[7; 64 << 10]);
+
+    assert_ne!(client.try_write(128 << 10, &padded(&MARK, 512)), 0, "there is no space");
+
+    let (guests, own) = copies(&helper);
+    assert!(guests > 0, "the test looks in the wrong place");
+    assert_eq!(own, 0, "copies in the helper's own memory");
     helper.terminate();
 }
 

@@ -72,8 +72,8 @@ fn a_save_is_found_by_its_number_though_another_has_begun() {
     for (number, name) in [(1, "first"), (2, "second")] {
         let output = output(&place.dir().join(name));
         let answer = operator.ask(Command::Save(RAW), &[output.as_fd()]);
-        assert_eq!(answer, Ok(Answer::Saving { save: number }));
-        assert_eq!(operator.event(), Event::Saved { save: number });
+        assert_eq!(answer, Ok(Answer::Saving { number }));
+        assert_eq!(operator.event(), Event::Saved { number });
     }
 
     let status = operator.status();
@@ -100,7 +100,7 @@ fn a_save_belongs_to_the_connection_that_asked_and_ends_with_it() {
 
     drop(client);
 
-    assert_eq!(operator.event(), Event::SaveCancelled { save: 1 });
+    assert_eq!(operator.event(), Event::SaveCancelled { number: 1 });
     assert_eq!(await_end(&operator).state, SaveState::Cancelled);
     assert_eq!(fs::metadata(&saved).unwrap().len(), 0);
     let small = Operator::connect(&path);

@@ -141,7 +141,7 @@ impl Commit {
             base,
             identity,
             new_owner,
-            fresh: Fresh::create(place, PRIVATE)?,
+            fresh: Fresh::create_over(place, PRIVATE)?,
         };
         commit.check_name()?;
         commit.dress()?;

@@ -122,8 +122,8 @@ impl Follow {
         self.next = Instant::now() + self.pause;
         self.pause = LAST.min(self.pause.saturating_mul(2));
         match (self.save, answer(reply)) {
-            (None, Ok(Answer::Saving { save })) => {
-                self.save = Some(save);
+            (None, Ok(Answer::Saving { number })) => {
+                self.save = Some(number);
                 Ok(None)
             }
             (None, Err(ChannelError::Refused(why))) => Ok(Some(SaveEnd::Refused(why))),

@@ -3,7 +3,7 @@
 //! Until then it has none (`O_TMPFILE`), so that nothing is left of it whatever happens. Only a file that replaces another one
 //! needs a second name, for the moment before it is renamed: `.NAME.mayfly-new`, beside the name it shall have. Where a file system
 //! has no nameless files, it has that one all the time. Who writes it holds a lock on it (flock), which ends with the last process
-//! that has it open: so what a killed one left is told from what somebody is at work on, and the next one removes it.
+//! that has it open: so what a killed one left is told from what somebody is at work on, and the next one that needs that name removes it.
 
 use rustix::fs::{
     AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, flock, fstat, fsync, linkat, openat,
@@ -145,17 +145,24 @@ impl Fresh {
     /// [`FreshError`]; nothing was made then.
     pub(crate) fn create_new(place: Place, mode: Mode) -> Result<Self, FreshError> {
         match place.look(&place.name) {
-            Err(Errno::NOENT) => Self::create(place, mode),
+            Err(Errno::NOENT) => Self::create_nameless(place, mode),
             Ok(_) => Err(FreshError::Exists(place.path)),
             Err(errno) => Err(failed("look for", &place.path)(errno)),
         }
     }
 
-    /// The same, whether or not something has its name.
+    /// A file that replaces what has its name, if anything has.
     ///
     /// # Errors
     /// As [`Self::create_new`].
-    pub(crate) fn create(place: Place, mode: Mode) -> Result<Self, FreshError> {
+    pub(crate) fn create_over(place: Place, mode: Mode) -> Result<Self, FreshError> {
+        // It is as large as what is to be written, and there may not be space for both.
+        place.remove_leftover()?;
+        Self::create_nameless(place, mode)
+    }
+
+    /// Without a name, where that can be.
+    fn create_nameless(place: Place, mode: Mode) -> Result<Self, FreshError> {
         let nameless = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
         let file = match openat(&place.dir, ".", nameless, mode) {
             // Without /proc it could not be given a name.
@@ -225,8 +232,12 @@ impl Fresh {
             match renameat_with(&place.dir, &from, &place.dir, &place.name, RenameFlags::NOREPLACE) {
                 // NFS, 9p: the same in two steps.
                 Err(Errno::INVAL | Errno::NOSYS) => {
-                    linkat(&place.dir, &from, &place.dir, &place.name, AtFlags::empty())
-                        .and_then(|()| unlinkat(&place.dir, &from, AtFlags::empty()))
+                    let linked = linkat(&place.dir, &from, &place.dir, &place.name, AtFlags::empty());
+                    if linked.is_ok() {
+                        // It has its name and is whole: a second name is a leftover, as any other.
+                        let _ = unlinkat(&place.dir, &from, AtFlags::empty());
+                    }
+                    linked
                 }
                 renamed => renamed,
             }

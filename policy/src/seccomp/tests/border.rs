@@ -18,27 +18,6 @@ const ORDER: &str = "MAYFLY_FILTER_CALL";
 
 /// The filters that ship, in every form that a command line can give them. The numbers are far from those of open descriptors.
 fn filters() -> Vec<Filter> {
-    let full = HelperDescriptors {
-        base: 203,
-        overlay: Some([204, 209]),
-        encrypted: false,
-        output: Some([210, 211]),
-        listener: Some(205),
-        control: Some(206),
-        control_listener: Some(207),
-    };
-    let alone = HelperDescriptors {
-        encrypted: true,
-        listener: None,
-        control: None,
-        control_listener: None,
-        ..full
-    };
-    let read_only = HelperDescriptors {
-        overlay: None,
-        output: None,
-        ..full
-    };
     let machine = VmmDescriptors {
         disks: vec![221, 222],
         taps: vec![223, 224],
@@ -49,17 +28,40 @@ fn filters() -> Vec<Filter> {
         images: vec![231, 232],
         output: 233,
     };
-    vec![
-        helper_filter_over(CLibrary::Glibc, &full),
-        helper_filter_over(CLibrary::Glibc, &alone),
-        helper_filter_over(CLibrary::Glibc, &read_only),
-        helper_filter_over(CLibrary::Musl, &full),
+    let helpers = [CLibrary::Glibc, CLibrary::Musl]
+        .into_iter()
+        .flat_map(|c_library| helpers().map(move |helper| helper_filter_over(c_library, &helper)));
+    let others = [
         machine.common_filter(),
         machine.filter(Role::Control),
         machine.filter(Role::Vcpu { vcpu: 226 }),
         machine.filter(Role::Net { tap: 223 }),
         import_filter(&import),
-    ]
+    ];
+    helpers.chain(others).collect()
+}
+
+/// Helpers by what they serve, and by whom they hear.
+fn helpers() -> impl Iterator<Item = HelperDescriptors> {
+    let full = HelperDescriptors::example(203);
+    let encrypted = HelperDescriptors {
+        encrypted: true,
+        ..full
+    };
+    let read_only = HelperDescriptors {
+        overlay: None,
+        output: None,
+        ..full
+    };
+    let ways = (0..8).map(|ways| [1, 2, 4].map(|way| ways & way != 0));
+    ways.flat_map(move |[listens, is_controlled, has_clients]| {
+        [full, encrypted, read_only].map(|disk| HelperDescriptors {
+            listener: disk.listener.filter(|_| listens),
+            control: disk.control.filter(|_| is_controlled),
+            control_listener: disk.control_listener.filter(|_| has_clients),
+            ..disk
+        })
+    })
 }
 
 /// What the words of the table say about a call: the strictest of the lines that hold, and death where none does.

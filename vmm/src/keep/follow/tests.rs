@@ -58,7 +58,7 @@ impl Scene {
         if self.follow.save.is_none() {
             let request = self.asked();
             assert_eq!(
-                self.say(&Reply::ok(request.id, Answer::Saving { save: 1 })).unwrap(),
+                self.say(&Reply::ok(request.id, Answer::Saving { number: 1 })).unwrap(),
                 None
             );
         }

@@ -10,7 +10,7 @@ fn place(path: &Path) -> Place {
 
 /// Files for `path` as they are here, and as they are where files cannot be without a name.
 const KINDS: [fn(Place) -> Result<Fresh, FreshError>; 2] = [
-    |place| Fresh::create(place, PRIVATE),
+    |place| Fresh::create_nameless(place, PRIVATE),
     |place| Fresh::create_named(place, PRIVATE),
 ];
 
@@ -96,14 +96,24 @@ fn a_leftover_is_not_in_the_way_of_a_file_that_had_no_name_and_what_somebody_wri
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.raw");
     std::fs::write(&path, b"old").unwrap();
-    let left = File::create(dir.path().join(".x.raw.mayfly-new")).unwrap();
+    let leave = || File::create(dir.path().join(".x.raw.mayfly-new")).unwrap();
+    let late = Fresh::create_over(place(&path), PRIVATE).unwrap();
+    let left = leave();
     flock(&left, FlockOperation::NonBlockingLockExclusive).unwrap();
 
-    let late = Fresh::create(place(&path), PRIVATE).unwrap();
     assert!(matches!(late.publish_over(), Err(FreshError::InUse(_))));
+    let refused = Fresh::create_over(place(&path), PRIVATE);
+    assert!(matches!(refused, Err(FreshError::InUse(_))));
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
     drop(left);
-    Fresh::create(place(&path), PRIVATE).unwrap().publish_over().unwrap();
+    let fresh = Fresh::create_over(place(&path), PRIVATE).unwrap();
+    assert_eq!(
+        names(dir.path()),
+        ["x.raw"],
+        "it takes no space while the new one is written"
+    );
+    drop(leave());
+    fresh.publish_over().unwrap();
 
     assert_eq!(std::fs::read(&path).unwrap(), b"");
     assert_eq!(names(dir.path()), ["x.raw"]);

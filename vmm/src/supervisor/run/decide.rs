@@ -133,6 +133,7 @@ impl Run<'_> {
             match begun {
                 Ok(true) => return true,
                 Ok(false) if self.until_kept() => return true,
+                Ok(false) if self.is_called_off => return false,
                 Ok(false) => {}
                 Err(error) => error!("{error}"),
             }

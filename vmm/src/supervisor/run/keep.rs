@@ -6,7 +6,7 @@ use crate::progress::Progress;
 use crate::supervisor::control::PATIENCE;
 use crate::supervisor::crew::Helper;
 use crate::supervisor::end::End;
-use crate::supervisor::fate::Fate;
+use crate::supervisor::fate::{Fate, OnExit};
 use crate::supervisor::keeper::{KeepError, Keeping};
 use crate::supervisor::plan::{Backend, PlannedDisk};
 use log::{error, info, warn};
@@ -172,12 +172,18 @@ impl Run<'_> {
             .as_ref()
             .map(|keeping| format!("disk {}", self.name(keeping.disk)));
         self.progress = what.map(|what| Progress::new(what, true));
+        // Of this disk, which is not always the end: where the operator is asked, the question comes again.
+        let mut is_called_off = false;
         while self.keeping.is_some() {
             match self.wait_for(LONG, |run| run.keeping.is_none()) {
                 Ok(Waited::Done | Waited::TooLong) | Ok(Waited::End(End::HelperEnded { .. })) => {}
-                Ok(Waited::End(_)) if self.is_called_off => self.conclude_keeping(Err(KeepError::CalledOff)),
-                Ok(Waited::End(_)) => {
+                Ok(Waited::End(_)) if is_called_off => {
                     self.is_called_off = true;
+                    self.conclude_keeping(Err(KeepError::CalledOff));
+                }
+                Ok(Waited::End(_)) => {
+                    is_called_off = true;
+                    self.is_called_off |= self.on_exit != OnExit::Ask;
                     self.call_off();
                 }
                 Err(error) => {
