@@ -7,7 +7,7 @@ SHELL := /bin/bash
 	endurance lint audit clean clean-cache
 
 export MAYFLY_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mayfly
-export PATH := $(HOME)/.cargo/bin:$(PATH):$(MAYFLY_CACHE)/tools/bin
+export PATH := $(MAYFLY_CACHE)/tools/bin:$(HOME)/.cargo/bin:$(PATH)
 
 # The Debian guest of the demo: what a user would type.
 debian = --disk "$(MAYFLY_CACHE)/debian/debian.raw" --kernel "$(MAYFLY_CACHE)/kernel/vmlinuz" \
@@ -26,6 +26,7 @@ release: deps ## what a release consists of, into target/dist: a static helper, 
 	@scripts/release
 
 sbom: ## what is in the programs of a release (CycloneDX), into target/dist
+	@scripts/deps --sbom
 	@scripts/sbom
 
 reproducible: deps ## build the release twice, in different places, and compare (two whole builds)

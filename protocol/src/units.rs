@@ -161,15 +161,14 @@ mod tests {
         assert_eq!(SectorCount::from_bytes(1023), None);
     }
 
-    /// Exhaustive: every combination of size, start and count out of all numbers within three of a power of two, of zero, and of
-    /// the largest number there is.
+    /// Exhaustive: every combination of size, start and count out of all numbers within three of zero (so of 2^64, from below) and
+    /// of where something ends: 2^9, the bytes of a sector; 2^32, half of a number; 2^54 and 2^55, the sectors of 2^63 and of 2^64
+    /// bytes; 2^62, two of which are 2^63; 2^63, where file offsets end.
     #[test]
     fn at_every_boundary_a_range_is_what_wide_arithmetic_says() {
         let near = |number: u64| (0..=3).flat_map(move |by| [number.wrapping_sub(by), number.wrapping_add(by)]);
-        let mut numbers: Vec<u64> = [0, 9, 32, 54, 55, 62, 63]
-            .iter()
-            .flat_map(|bit| near(1 << bit))
-            .collect();
+        let powers = [9, 32, 54, 55, 62, 63].into_iter().map(|bit| 1 << bit);
+        let mut numbers: Vec<u64> = powers.chain([0]).flat_map(near).collect();
         numbers.sort_unstable();
         numbers.dedup();
 

@@ -41,7 +41,6 @@ pub struct Guest {
     scratch: Option<Scratch>,
     encrypted: bool,
     tally: Tally,
-    call: EventFd,
 }
 
 thread_local! {
@@ -79,7 +78,6 @@ impl Guest {
         let warmer = Arc::new(Warmer::new(Arc::clone(&bell)));
         let ring = Ring::new(0, 256, shared, Nudge::new(bell), warmer).expect("a size of a ring");
         let eventfd = || EventFd::from_flags(EfdFlags::EFD_NONBLOCK).expect("there are descriptors");
-        let call = eventfd();
         {
             let mut quiesced = ring.quiesce().expect("nobody has it");
             assert!(quiesced.set_size(layout.size.into()));
@@ -89,8 +87,7 @@ impl Guest {
             quiesced
                 .set_kick(File::from(OwnedFd::from(eventfd())))
                 .expect("it can be waited for");
-            let write_end = std::os::fd::AsFd::as_fd(&call).try_clone_to_owned();
-            quiesced.set_call(Some(File::from(write_end.expect("there are descriptors"))));
+            quiesced.set_call(Some(File::from(OwnedFd::from(eventfd()))));
             quiesced.update(&disk).expect("its memory is new");
         }
         let scratch = if spec.encrypted {
@@ -105,7 +102,6 @@ impl Guest {
             scratch,
             encrypted: spec.encrypted,
             tally: Statistics::new(1).tallies().next().expect("there is one"),
-            call,
         }
     }
 
@@ -118,12 +114,6 @@ impl Guest {
         let found = self.ring.turn(&self.disk, scratch, &mut self.tally, must_kick);
         assert!(found.later.is_none(), "there are no limits");
         found.look_again
-    }
-
-    /// Whether the driver was called since this was last asked.
-    #[must_use]
-    pub fn was_called(&self) -> bool {
-        self.call.read().is_ok()
     }
 
     /// Everything on the disk, read without the queue.

@@ -14,6 +14,8 @@ const STRETCHES: [[u64; 3]; 2] = [[0, 0x8000, 0x8000], [0x8000, 0x8000, 0]];
 pub const SIZE: u16 = 16;
 const AVAILABLE: usize = 0x400;
 const USED: usize = 0x800;
+/// The used ring, with the device's event index.
+pub const USED_RING: std::ops::Range<usize> = USED..USED + 6 + 8 * SIZE as usize;
 /// Where the ring's three parts, and what is behind each, end.
 pub const RING_END: usize = 0x1000;
 

@@ -1,19 +1,17 @@
 //! The disk as the specification has it (virtio 1.2, 5.2), on an array of bytes.
 
 use crate::guest::{Descriptor, INDIRECT, MEMORY, NEXT, RING_END, SECTORS, SIZE, WRITE, base};
+use blk_helper::fuzzing::SERIAL;
 
 const SECTOR: usize = 512;
 const CLUSTER: usize = 4096;
-
-/// The serial number.
-use blk_helper::fuzzing::SERIAL;
 
 /// What a chain is.
 #[derive(Clone, Debug)]
 pub enum Shape {
     /// Sound: what the driver sends, and where it wants answers.
     Sound { sent: Vec<u8>, room: Vec<usize> },
-    /// Unsound: it fails, and no more than its status is written.
+    /// Unsound: it does nothing to the disk, and no more than its status is written.
     Bad,
     /// The device may accept it or not.
     Doubtful,

@@ -41,7 +41,7 @@ pub enum Act {
         data: [u8; 4],
         low: bool,
     },
-    /// A request in the first queue's ring: which, where, and how long.
+    /// A request in a queue's ring: in which, of what kind, where on the disk, and how long.
     Request {
         queue: bool,
         kind: u8,

@@ -1,5 +1,5 @@
-//! What operators say on the control channel, with any descriptors, while frontends come and go: each packet gets one reply, and
-//! once all have left the helper comes to rest, can be reset, and has nothing open that it had not before.
+//! What operators say on the control channel, with any descriptors, while frontends come and go: what comes back makes sense, and
+//! once all have left the helper comes to rest, can be reset, and has open what it had at first.
 #![no_main]
 
 use arbitrary::Arbitrary;

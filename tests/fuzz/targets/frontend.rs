@@ -13,7 +13,7 @@ use libfuzzer_sys::fuzz_target;
 struct Case {
     read_only: bool,
     require_seals: bool,
-    /// Who comes after the first one.
+    /// What the frontend does, or that it leaves and the next one comes.
     acts: Vec<Option<Act>>,
 }
 

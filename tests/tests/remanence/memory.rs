@@ -104,7 +104,7 @@ fn a_helper_keeps_no_copy_of_what_it_had_no_space_for() {
     helper.terminate();
 }
 
-/// A program that aborts where core files are allowed, and becomes another one first if it is given one.
+/// Allows core files, goes where they may lie, and becomes the program that it is given.
 const LAUNCHER: [&str; 3] = ["sh", "-c", r#"ulimit -c unlimited && cd "$0" && exec "$@""#];
 
 #[test]

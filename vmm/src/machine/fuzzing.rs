@@ -75,11 +75,13 @@ impl Machine {
         let bell = Arc::new(EventFd::new(EFD_NONBLOCK).expect("there are descriptors"));
         let mut bus = Bus::default();
         let mut transports = Vec::new();
-        for ((device, lines), base) in devices.iter().zip([of_rng, of_net]).zip((REGISTERS..).step_by(0x1000)) {
+        let mut base = REGISTERS;
+        for (device, lines) in devices.iter().zip([of_rng, of_net]) {
             let transport = Arc::new(Transport::new(device.as_ref(), lines, Arc::clone(&bell)));
             let place: Arc<Transport> = Arc::clone(&transport);
             bus.add(base..base + STEP, place).expect("they are apart");
             transports.push(transport);
+            base += STEP;
         }
         Self {
             ram,
