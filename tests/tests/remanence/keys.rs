@@ -116,16 +116,23 @@ fn what_is_known_of_the_key_is_nowhere_but_in_its_memory() {
     }
 }
 
-/// The overlay in use, for root.
+/// The overlay in use, for root. What a reset retired is emptied a moment later.
 fn overlay_of(helper: &Helper) -> PathBuf {
     let is_ours = |path: &PathBuf| {
         let target = fs::read_link(path).unwrap_or_default();
         let has_content = fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0);
         has_content && target.to_string_lossy().ends_with("(deleted)") && target.to_string_lossy().contains("overlay")
     };
-    let descriptors = fs::read_dir(helper.proc("fd")).expect("root may look");
-    let mut paths = descriptors.flatten().map(|entry| entry.path());
-    paths.find(is_ours).expect("an overlay that was written has a length")
+    let begun = Instant::now();
+    loop {
+        let descriptors = fs::read_dir(helper.proc("fd")).expect("root may look");
+        let paths = descriptors.flatten().map(|entry| entry.path());
+        if let [overlay] = &paths.filter(is_ours).collect::<Vec<_>>()[..] {
+            return overlay.clone();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "one overlay has a length");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Resets as soon as that is possible: the guest has to leave.
