@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use vm_memory::VolatileSlice;
 
 /// Most buffers handed to the kernel in one call. The kernel takes 1024; but the array is made for each call, and most requests
-/// have one buffer, while a call that moves 64 KiB in single pages is worth its price.
+/// have one buffer. A guess: a call that moves 64 KiB in single pages is worth its price.
 const MAX_VECTORS: usize = 16;
 
 /// One guest buffer, or a part of one.
