@@ -17,12 +17,17 @@ pub(crate) fn place() -> Place {
 
 /// Runs `qemu-img` there.
 pub(crate) fn qemu_img(place: &Place, line: &str) {
+    assert!(does_qemu_img(place, line), "qemu-img {line}");
+}
+
+/// Whether `qemu-img` does this.
+pub(crate) fn does_qemu_img(place: &Place, line: &str) -> bool {
     let status = Command::new("qemu-img")
         .args(line.split_whitespace())
         .current_dir(place.dir())
         .stdout(std::process::Stdio::null())
         .status();
-    assert!(status.expect("qemu-img is installed").success(), "qemu-img {line}");
+    status.expect("qemu-img is installed").success()
 }
 
 /// A raw disk in pieces: noise, what compresses, and nothing.
