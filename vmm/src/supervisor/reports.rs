@@ -9,6 +9,7 @@ use serde_json::Value;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 /// A line.
@@ -28,10 +29,17 @@ pub(crate) struct Reports {
 }
 
 impl Reports {
-    /// Begins the file, over whatever was there.
+    /// Begins the file. Nothing is overwritten: it may be a FIFO or a terminal, but no disk and no file with content, which may
+    /// be the disk's image.
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
+        let file = File::options().write(true).create(true).truncate(false).open(path)?;
+        let there = file.metadata()?;
+        if there.file_type().is_block_device() || there.is_file() && there.len() > 0 {
+            let why = "it is there already, and nothing is ever overwritten";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+        }
         Ok(Self {
-            file: File::create(path)?,
+            file,
             told: HashSet::new(),
         })
     }
@@ -48,5 +56,25 @@ impl Reports {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_content_is_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let [image, empty] = ["image", "empty"].map(|name| dir.path().join(name));
+        std::fs::write(&image, b"precious").unwrap();
+        std::fs::write(&empty, b"").unwrap();
+
+        let refused = Reports::create(&image).unwrap_err();
+
+        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(&image).unwrap(), b"precious");
+        Reports::create(&empty).unwrap();
+        Reports::create(&dir.path().join("new")).unwrap();
     }
 }
