@@ -197,10 +197,17 @@ impl Image {
                 COPIED | at as u64
             }
             Cluster::Packed(seed) => {
-                let at = image.len();
                 let packed = packed(&content(seed, cluster), self.zstd());
+                let more = |at: usize| ((at + packed.len() - 1) / 512 - at / 512) as u64;
+                // The entry of a small cluster has few bits for the sectors it is in.
+                let fits = more(image.len()) < 1 << (bits - 8);
+                let at = if fits {
+                    image.len()
+                } else {
+                    image.len().next_multiple_of(512)
+                };
                 put(image, at, &packed);
-                let more = ((at + packed.len() - 1) / 512 - at / 512) as u64;
+                let more = more(at);
                 COMPRESSED | more << (62 - (bits - 8)) | at as u64
             }
         }
