@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client::{Buffer, Client, Done, Request, SCRATCH_LEN};
+use crate::client::{Buffer, Client, Done, Request, SCRATCH_LEN, Setup};
 use crate::doubt::Doubt;
 use crate::model::Model;
 use crate::rng::Rng;
@@ -54,10 +54,19 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// How much guest memory [`drive`] needs beside the client's own.
+    /// A client that has room for it.
+    ///
+    /// # Panics
+    ///
+    /// If more are to be in flight than any memory has room for.
     #[must_use]
-    pub fn memory(&self) -> u64 {
-        SLOT * u64::try_from(self.in_flight).expect("it is a handful")
+    pub fn setup(&self, queues: usize, event_idx: bool) -> Setup {
+        Setup {
+            queues,
+            queue_size: 256,
+            event_idx,
+            memory: SLOT * u64::try_from(self.in_flight).expect("it is a handful"),
+        }
     }
 }
 

@@ -70,13 +70,7 @@ fn the_disk_agrees_with_the_model_while_its_base_is_dropped_from_memory() {
             notice,
             most_zeroed: 64 << 10,
         };
-        let setup = Setup {
-            queues: 2,
-            queue_size: 256,
-            event_idx: true,
-            memory: plan.memory(),
-        };
-        let mut client = Client::connect(helper.socket(), setup);
+        let mut client = Client::connect(helper.socket(), plan.setup(2, true));
         let mut model = Model::new(&client.read_all());
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {

@@ -4,7 +4,7 @@ use tests::drive::{Notice, Plan};
 use tests::model::CLUSTER;
 use tests::place::Place;
 
-use super::{DISK, agrees_with_the_model, plan, setup};
+use super::{DISK, agrees_with_the_model, plan};
 
 #[test]
 fn four_queues_with_event_idx_agree_with_the_model() {
@@ -12,7 +12,7 @@ fn four_queues_with_event_idx_agree_with_the_model() {
     let helper = place.helper().start();
     let plan = plan(101, Notice::Eventfd);
 
-    let tally = agrees_with_the_model(&helper, place.content(), setup(plan, 4, true), plan);
+    let tally = agrees_with_the_model(&helper, place.content(), plan.setup(4, true), plan);
 
     assert!(tally.compared > plan.requests / 4);
     helper.terminate();
@@ -24,7 +24,7 @@ fn four_polled_queues_agree_with_the_model() {
     let helper = place.helper().start();
     let plan = plan(202, Notice::Polling);
 
-    let tally = agrees_with_the_model(&helper, place.content(), setup(plan, 4, true), plan);
+    let tally = agrees_with_the_model(&helper, place.content(), plan.setup(4, true), plan);
 
     assert!(tally.compared > plan.requests / 4);
     helper.terminate();
@@ -36,7 +36,7 @@ fn four_queues_without_event_idx_agree_with_the_model() {
     let helper = place.helper().start();
     let plan = plan(303, Notice::Eventfd);
 
-    let tally = agrees_with_the_model(&helper, place.content(), setup(plan, 4, false), plan);
+    let tally = agrees_with_the_model(&helper, place.content(), plan.setup(4, false), plan);
 
     assert!(tally.compared > plan.requests / 4);
     helper.terminate();
@@ -48,7 +48,7 @@ fn four_queues_on_four_threads_agree_with_the_model() {
     let helper = place.helper().value("--threads", "4").start();
     let plan = plan(404, Notice::Eventfd);
 
-    let tally = agrees_with_the_model(&helper, place.content(), setup(plan, 4, true), plan);
+    let tally = agrees_with_the_model(&helper, place.content(), plan.setup(4, true), plan);
 
     assert!(tally.compared > plan.requests / 4);
     helper.terminate();
@@ -60,7 +60,7 @@ fn four_queues_in_the_clear_agree_with_the_model() {
     let helper = place.helper().option("--no-encrypt").value("--threads", "4").start();
     let plan = plan(808, Notice::Eventfd);
 
-    let tally = agrees_with_the_model(&helper, place.content(), setup(plan, 4, true), plan);
+    let tally = agrees_with_the_model(&helper, place.content(), plan.setup(4, true), plan);
 
     assert!(tally.compared > plan.requests / 4);
     helper.terminate();
@@ -73,7 +73,7 @@ fn a_tiny_disk_that_everybody_writes_to_agrees_with_the_model() {
     let helper = place.helper().value("--threads", "4").start();
     let plan = plan(505, Notice::Eventfd);
 
-    let tally = agrees_with_the_model(&helper, place.content(), setup(plan, 4, true), plan);
+    let tally = agrees_with_the_model(&helper, place.content(), plan.setup(4, true), plan);
 
     assert!(tally.compared > plan.requests / 4);
     helper.terminate();
@@ -88,7 +88,7 @@ fn one_queue_of_sixteen_agrees_with_the_model() {
         ..plan(606, Notice::Eventfd)
     };
 
-    let tally = agrees_with_the_model(&helper, place.content(), setup(plan, 1, true), plan);
+    let tally = agrees_with_the_model(&helper, place.content(), plan.setup(1, true), plan);
 
     assert!(tally.compared > plan.requests / 4);
     helper.terminate();
@@ -103,7 +103,7 @@ fn sixteen_queues_agree_with_the_model() {
         ..plan(707, Notice::Eventfd)
     };
 
-    let tally = agrees_with_the_model(&helper, place.content(), setup(plan, 16, true), plan);
+    let tally = agrees_with_the_model(&helper, place.content(), plan.setup(16, true), plan);
 
     assert!(tally.compared > plan.requests / 4);
     helper.terminate();

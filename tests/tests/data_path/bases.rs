@@ -11,7 +11,7 @@ use tests::place::Place;
 use tests::require;
 use tests::rng::Rng;
 
-use super::{EIO, agrees_with_the_model, plan, setup};
+use super::{EIO, agrees_with_the_model, plan};
 
 #[test]
 fn a_base_of_any_length_reads_as_itself_and_then_zeros() {
@@ -53,7 +53,7 @@ fn the_end_of_a_base_of_any_length_can_be_written_discarded_and_zeroed() {
             ..plan(808, Notice::Eventfd)
         };
 
-        let tally = agrees_with_the_model(&helper, place.content(), setup(plan, 2, true), plan);
+        let tally = agrees_with_the_model(&helper, place.content(), plan.setup(2, true), plan);
 
         assert_eq!(tally.completed, plan.requests);
         helper.terminate();
@@ -74,7 +74,7 @@ fn a_block_device_is_a_base() {
         ..plan(909, Notice::Eventfd)
     };
 
-    let tally = agrees_with_the_model(&helper, place.content(), setup(plan, 4, true), plan);
+    let tally = agrees_with_the_model(&helper, place.content(), plan.setup(4, true), plan);
 
     assert_eq!(tally.completed, plan.requests);
     helper.terminate();

@@ -5,7 +5,7 @@ use tests::drive::{Notice, Plan};
 use tests::model::{CLUSTER, Model, SECTOR};
 use tests::place::Place;
 
-use super::{EIO, agrees_with_the_model, plan, setup};
+use super::{EIO, agrees_with_the_model, plan};
 
 #[test]
 fn every_queue_size_serves() {
@@ -43,7 +43,7 @@ fn two_hundred_and_fifty_six_queues_serve() {
     };
     let setup = Setup {
         queue_size: 16,
-        ..setup(plan, 256, true)
+        ..plan.setup(256, true)
     };
 
     let tally = agrees_with_the_model(&helper, place.content(), setup, plan);

@@ -31,15 +31,6 @@ fn plan(seed: u64, notice: Notice) -> Plan {
     }
 }
 
-fn setup(plan: Plan, queues: usize, event_idx: bool) -> Setup {
-    Setup {
-        queues,
-        queue_size: 256,
-        event_idx,
-        memory: plan.memory(),
-    }
-}
-
 /// Traffic over a fresh disk, then the whole disk against the model.
 fn agrees_with_the_model(helper: &Helper, base: &[u8], setup: Setup, plan: Plan) -> Tally {
     let mut client = Client::connect(helper.socket(), setup);

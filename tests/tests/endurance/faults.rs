@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use tests::client::{Client, Setup};
+use tests::client::Client;
 use tests::doubt::Doubt;
 use tests::drive::{Notice, Plan, drive_in_doubt};
 use tests::faults::{Call, Faults, Rule, When};
@@ -57,13 +57,7 @@ fn a_disk_on_failing_storage_agrees_with_the_model() {
             notice: Notice::Eventfd,
             most_zeroed: 1 << 20,
         };
-        let setup = Setup {
-            queues: 4,
-            queue_size: 256,
-            event_idx: rounds % 2 == 0,
-            memory: plan.memory(),
-        };
-        let mut client = Client::connect(helper.socket(), setup);
+        let mut client = Client::connect(helper.socket(), plan.setup(4, rounds % 2 == 0));
         faults.set_seeded(rounds, &rules(&mut Rng::new(rounds), &disk));
         let tally = drive_in_doubt(&mut client, &mut model, &mut doubt, plan);
         spoilt += faults.spoilt().iter().sum::<u64>();

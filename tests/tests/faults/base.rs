@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::time::{Duration, Instant};
 
 use protocol::control::Event;
-use tests::client::{Client, Setup};
+use tests::client::Client;
 use tests::ctl::Ctl;
 use tests::doubt::Doubt;
 use tests::drive::{Notice, Plan, drive_in_doubt};
@@ -29,13 +29,7 @@ fn a_base_that_is_truncated_under_a_guest_is_an_error_and_reported() {
         notice: Notice::Eventfd,
         most_zeroed: 1 << 16,
     };
-    let setup = Setup {
-        queues: 2,
-        queue_size: 256,
-        event_idx: true,
-        memory: plan.memory(),
-    };
-    let mut client = Client::connect(helper.socket(), setup);
+    let mut client = Client::connect(helper.socket(), plan.setup(2, true));
     let (mut model, mut doubt) = (Model::new(place.content()), Doubt::new(DISK));
     let mut failed = 0;
     for left in [DISK / 4 * 3, DISK / 2 + 100, 4096, 0] {

@@ -10,20 +10,13 @@ use tests::helper::{Helper, beside_this_test};
 use tests::place::Place;
 use tests::require;
 
-use super::{EINTR, EIO, ENOSPC, OURS};
+use super::{EINTR, EIO, ENOSPC, OURS, SAVING};
 
 const DISK: usize = 1 << 20;
 /// More than there are calls in a commit.
 const ROUNDS: u64 = 200;
 
-/// What a commit's two programs do to files. (The attributes that a file system lacks are no error.)
-const IN_HELPER: [Call; 5] = [
-    Call::Preadv2,
-    Call::Pwrite,
-    Call::Ftruncate,
-    Call::Fallocate,
-    Call::Fsync,
-];
+/// What `mayfly ctl` does to files in a commit; the helper saves. (The attributes that a file system lacks are no error.)
 const IN_CTL: [Call; 5] = [Call::Fsync, Call::Rename, Call::Fchmod, Call::Fchown, Call::Flock];
 
 struct Scene<'place> {
@@ -147,7 +140,7 @@ fn an_error_while_the_new_base_is_filled_leaves_the_old_one() {
     let place = Place::with_noise(DISK, 1);
     let scene = Scene::new(&place);
 
-    let ends = scene.each_error(&scene.in_helper, &IN_HELPER);
+    let ends = scene.each_error(&scene.in_helper, &SAVING);
 
     assert!(count(&ends, End::Failed) > 5, "{ends:?}");
     assert_eq!(count(&ends, End::Unsure), 0, "{ends:?}");
@@ -173,7 +166,7 @@ fn halves_and_interruptions_are_gone_on_after() {
     let (helper, disk) = scene.helper(1);
     scene.in_helper.set(&[
         Rule::short(&[Call::Preadv2, Call::Pwrite]).when(When::Permille(500)),
-        Rule::fail(&IN_HELPER, EINTR).when(When::Permille(400)),
+        Rule::fail(&SAVING, EINTR).when(When::Permille(400)),
     ]);
 
     assert_eq!(scene.commit(&disk), End::Done);

@@ -40,13 +40,7 @@ fn survives(seed: u64, rules: &[Rule]) -> Outcome {
         let helper = place.helper().value("--threads", "2");
         let helper = if clear { helper.option("--no-encrypt") } else { helper };
         let mut helper = helper.faulty(&faults).start();
-        let setup = Setup {
-            queues: 2,
-            queue_size: 256,
-            event_idx: true,
-            memory: plan(seed).memory(),
-        };
-        let mut client = Client::connect(helper.socket(), setup);
+        let mut client = Client::connect(helper.socket(), plan(seed).setup(2, true));
         let (mut model, mut doubt) = (Model::new(place.content()), Doubt::new(DISK));
         let on_disk = |rule: &Rule| rule.clone().on(&disk(&helper));
         faults.set_seeded(seed, &rules.iter().map(on_disk).collect::<Vec<_>>());

@@ -33,6 +33,14 @@ enum Second {
     Zero,
 }
 
+const ALL: [Second; 5] = [
+    Second::Read,
+    Second::WriteInIt,
+    Second::WriteAll,
+    Second::Discard,
+    Second::Zero,
+];
+
 struct Guest {
     client: Client,
     model: Model,
@@ -161,26 +169,14 @@ fn waits(call: Call, held: &str, second: Second) {
 
 #[test]
 fn on_its_way_from_the_base_the_cluster_is_waited_for() {
-    for second in [
-        Second::Read,
-        Second::WriteInIt,
-        Second::WriteAll,
-        Second::Discard,
-        Second::Zero,
-    ] {
+    for second in ALL {
         waits(Call::Preadv2, "base", second);
     }
 }
 
 #[test]
 fn on_its_way_to_the_overlay_the_cluster_is_waited_for() {
-    for second in [
-        Second::Read,
-        Second::WriteInIt,
-        Second::WriteAll,
-        Second::Discard,
-        Second::Zero,
-    ] {
+    for second in ALL {
         waits(Call::Pwrite, "overlay", second);
     }
 }

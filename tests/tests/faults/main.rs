@@ -22,6 +22,15 @@ const ENOSPC: i32 = 28;
 const READS: [Call; 1] = [Call::Preadv2];
 const WRITES: [Call; 2] = [Call::Pwrite, Call::Pwritev];
 
+/// All that a save does to files. (Where the file system has no holes or shares no blocks it is told so, and goes on.)
+const SAVING: [Call; 5] = [
+    Call::Preadv2,
+    Call::Pwrite,
+    Call::Ftruncate,
+    Call::Fallocate,
+    Call::Fsync,
+];
+
 /// The base, and the overlay's two files.
 fn disk(helper: &Helper) -> Vec<i32> {
     [helper.descriptors("base"), helper.descriptors("overlay")].concat()

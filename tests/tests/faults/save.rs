@@ -10,20 +10,11 @@ use tests::helper::Helper;
 use tests::place::Place;
 use tests::require;
 
-use super::{EINTR, EIO, ENOSPC, OURS};
+use super::{EINTR, EIO, ENOSPC, OURS, SAVING};
 
 const DISK: usize = 2 << 20;
 /// More than there are calls in a save.
 const ROUNDS: u64 = 200;
-
-/// All that a save does to files. (Where the file system has no holes or shares no blocks it is told so, and goes on.)
-const CALLS: [Call; 5] = [
-    Call::Preadv2,
-    Call::Pwrite,
-    Call::Ftruncate,
-    Call::Fallocate,
-    Call::Fsync,
-];
 
 struct Scene<'place> {
     place: &'place Place,
@@ -96,7 +87,7 @@ fn one_that_fails_says_so_and_leaves_nothing() {
     for words in FORMATS {
         let mut failed = 0;
         for (number, errno) in (1..ROUNDS).zip([EIO, ENOSPC].into_iter().cycle()) {
-            faults.set(&[Rule::fail(&CALLS, errno).when(When::Nth(number))]);
+            faults.set(&[Rule::fail(&SAVING, errno).when(When::Nth(number))]);
             let saved = scene.saves(words, &out, &disk);
             if faults.spoilt().is_empty() {
                 assert!(saved);
@@ -123,7 +114,7 @@ fn halves_and_interruptions_are_gone_on_after() {
     for words in FORMATS {
         faults.set(&[
             Rule::short(&[Call::Preadv2, Call::Pwrite]).when(When::Permille(500)),
-            Rule::fail(&CALLS, EINTR).when(When::Permille(400)),
+            Rule::fail(&SAVING, EINTR).when(When::Permille(400)),
         ]);
         assert!(scene.saves(words, &out, &disk), "{words:?} failed");
         assert!(faults.spoilt().iter().all(|count| *count > 2), "{:?}", faults.spoilt());

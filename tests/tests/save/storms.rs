@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use protocol::control::{Answer, Command, LimitsChange, Rate, SaveState};
-use tests::client::{Client, Setup};
+use tests::client::Client;
 use tests::drive::{Notice, Plan, drive};
 use tests::model::Model;
 use tests::operator::Operator;
@@ -82,13 +82,7 @@ fn the_disk_is_the_models_whatever_its_operator_does_meanwhile() {
                 notice: Notice::Eventfd,
                 most_zeroed: 512 << 10,
             };
-            let setup = Setup {
-                queues: 3,
-                queue_size: 256,
-                event_idx: true,
-                memory: plan.memory(),
-            };
-            let mut client = Client::connect(helper.socket(), setup);
+            let mut client = Client::connect(helper.socket(), plan.setup(3, true));
             let mut model = Model::new(place.content());
             let done = AtomicBool::new(false);
             std::thread::scope(|scope| {
