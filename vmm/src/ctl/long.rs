@@ -110,14 +110,14 @@ impl Client {
         loop {
             follow.tend(&mut self.channel).map_err(|source| self.lost(source))?;
             if let Some(signal) = self.wait(signals, follow.wait())? {
-                self.call_off(follow);
+                self.call_off(follow, output);
                 return Err(CtlError::Told(signal));
             }
             let heard = self.channel.hear().map_err(|source| self.lost(source))?;
             let Some(Heard::Reply(reply)) = heard else {
                 continue;
             };
-            let end = follow.hear(reply).map_err(|source| self.lost(source))?;
+            let end = follow.hear(reply, output).map_err(|source| self.lost(source))?;
             if let Some(status) = follow.progress() {
                 progress.show(status.done_bytes, status.total_bytes);
             }
@@ -132,12 +132,12 @@ impl Client {
     }
 
     /// Calls a save off, and waits a moment for that: the helper does it in any case once it finds us gone.
-    fn call_off(&mut self, mut follow: Follow) {
+    fn call_off(&mut self, mut follow: Follow, output: &File) {
         let end = Instant::now() + CALLED_OFF;
         let mut asked = follow.cancel(&mut self.channel);
         while asked.is_ok() && Instant::now() < end {
             match self.channel.hear() {
-                Ok(Some(Heard::Reply(reply))) => match follow.hear(reply) {
+                Ok(Some(Heard::Reply(reply))) => match follow.hear(reply, output) {
                     Ok(None) => {}
                     Ok(Some(_)) | Err(_) => return,
                 },

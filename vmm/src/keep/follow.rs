@@ -5,7 +5,7 @@
 //! passed ([`Follow::tend`]).
 
 use crate::channel::{Channel, ChannelError, answer};
-use protocol::control::{Answer, Command, Reply, SaveRequest, SaveState, SaveStatus};
+use protocol::control::{Answer, Command, Reply, SaveFormat, SaveRequest, SaveState, SaveStatus};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -34,6 +34,7 @@ pub(crate) enum SaveEnd {
 /// A save under way.
 #[derive(Debug)]
 pub(crate) struct Follow {
+    format: SaveFormat,
     /// The question that is not answered yet, and since when.
     open: Option<(u64, Instant)>,
     /// The request to call it off.
@@ -52,9 +53,11 @@ impl Follow {
     /// # Errors
     /// It cannot be reached.
     pub(crate) fn begin(channel: &mut Channel, request: SaveRequest, output: &File) -> Result<Self, ChannelError> {
+        let format = request.format;
         let number = channel.ask(Command::Save(request), Some(output.as_fd()))?;
         let now = Instant::now();
         Ok(Self {
+            format,
             open: Some((number, now)),
             cancelling: None,
             save: None,
@@ -102,11 +105,11 @@ impl Follow {
         Ok(())
     }
 
-    /// Hears a reply of the helper's; how the save ended, if it has.
+    /// Hears a reply of the helper's; how the save into `output` ended, if it has.
     ///
     /// # Errors
     /// The reply makes no sense here.
-    pub(crate) fn hear(&mut self, reply: Reply) -> Result<Option<SaveEnd>, ChannelError> {
+    pub(crate) fn hear(&mut self, reply: Reply, output: &File) -> Result<Option<SaveEnd>, ChannelError> {
         if reply.id.is_some() && reply.id == self.cancelling {
             self.cancelling = None;
             // If it is refused the save had ended: the status says how.
@@ -131,25 +134,42 @@ impl Follow {
                 let saves = [status.save, status.previous_save];
                 // Another one may have begun since ours ended.
                 let ours = saves.into_iter().flatten().find(|save| save.number == number);
-                Ok(self.learn(ours))
+                Ok(self.learn(ours, output))
             }
             (_, Err(error)) => Err(error),
             (_, Ok(_)) => Err(ChannelError::Other),
         }
     }
 
-    fn learn(&mut self, save: Option<SaveStatus>) -> Option<SaveEnd> {
+    fn learn(&mut self, save: Option<SaveStatus>, output: &File) -> Option<SaveEnd> {
         let Some(save) = save else {
             return Some(SaveEnd::Failed("the helper knows nothing of this save any more".into()));
         };
         let end = match &save.state {
             SaveState::Running => None,
-            SaveState::Done => Some(SaveEnd::Done(save.clone())),
+            SaveState::Done => Some(self.done(&save, output)),
             SaveState::Cancelled => Some(SaveEnd::Cancelled),
             SaveState::Failed(why) => Some(SaveEnd::Failed(why.clone())),
         };
         self.progress = Some(save);
         end
+    }
+
+    /// The helper says that it is done, and is not believed where the file cannot be a disk: it may have been taken over.
+    fn done(&self, save: &SaveStatus, output: &File) -> SaveEnd {
+        let length = output.metadata().map_or(0, |info| info.len());
+        let can_be = match self.format {
+            SaveFormat::Raw => length == save.total_bytes,
+            SaveFormat::Qcow2Delta => length > 0,
+        };
+        if can_be {
+            SaveEnd::Done(save.clone())
+        } else {
+            let disk = save.total_bytes;
+            SaveEnd::Failed(format!(
+                "the helper calls a disk of {disk} bytes done, and its file has {length}"
+            ))
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use crate::keep::follow::{Follow, SaveEnd};
 use crate::keep::fresh::{Fresh, FreshError, PRIVATE, Place};
 use protocol::control::{Reply, SaveFormat, SaveRequest, SaveStatus};
 use protocol::size::show;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -39,6 +40,16 @@ enum Target {
     Base(Box<Commit>),
 }
 
+impl Target {
+    /// What the helper writes.
+    const fn output(&self) -> &File {
+        match self {
+            Self::File(fresh, _) => fresh.file(),
+            Self::Base(commit) => commit.output(),
+        }
+    }
+}
+
 /// A disk on its way.
 #[derive(Debug)]
 pub(crate) struct Keeping {
@@ -68,15 +79,11 @@ impl Keeping {
                 Target::Base(Box::new(Commit::prepare(image, &served, false)?))
             }
         };
-        let output = match &target {
-            Target::File(fresh, _) => fresh.file(),
-            Target::Base(commit) => commit.output(),
-        };
         let request = SaveRequest {
             format: SaveFormat::Raw,
             backing: None,
         };
-        let follow = Follow::begin(control.channel(), request, output)?;
+        let follow = Follow::begin(control.channel(), request, target.output())?;
         Ok(Some(Self { disk, follow, target }))
     }
 
@@ -108,7 +115,7 @@ impl Keeping {
 
     /// Hears a reply; how it ended, if it has.
     pub(crate) fn hear(&mut self, reply: Reply) -> Option<Result<SaveStatus, KeepError>> {
-        match self.follow.hear(reply) {
+        match self.follow.hear(reply, self.target.output()) {
             Ok(None) => None,
             Ok(Some(SaveEnd::Done(status))) => Some(Ok(status)),
             Ok(Some(SaveEnd::Refused(why))) => Some(Err(ChannelError::Refused(why).into())),

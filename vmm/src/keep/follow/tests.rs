@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 struct Scene {
     channel: Channel,
     helper: OwnedFd,
+    output: File,
     follow: Follow,
 }
 
@@ -24,6 +25,7 @@ impl Scene {
         Self {
             channel,
             helper,
+            output,
             follow,
         }
     }
@@ -45,7 +47,7 @@ impl Scene {
         let Some(Heard::Reply(reply)) = self.channel.hear().unwrap() else {
             panic!("a reply was sent");
         };
-        self.follow.hear(reply)
+        self.follow.hear(reply, &self.output)
     }
 
     /// The helper begins, and then says of the save that it is so.
@@ -106,6 +108,7 @@ fn a_save_is_followed_to_its_end() {
     assert_eq!(scene.goes_on(SaveState::Running), None);
     assert_eq!(scene.follow.progress().map(|save| save.done_bytes), Some(1024));
     assert_eq!(scene.goes_on(SaveState::Running), None);
+    scene.output.set_len(4096).unwrap();
 
     assert!(matches!(scene.goes_on(SaveState::Done), Some(SaveEnd::Done(save)) if save.pause_us == 7));
 }
@@ -124,13 +127,28 @@ fn every_other_end_is_told() {
 }
 
 #[test]
+fn a_file_that_cannot_be_the_disk_is_no_saved_disk() {
+    for length in [0, 512, 4095, 4097] {
+        let mut scene = Scene::new();
+        scene.output.set_len(length).unwrap();
+
+        assert!(
+            matches!(scene.goes_on(SaveState::Done), Some(SaveEnd::Failed(_))),
+            "{length}"
+        );
+    }
+}
+
+#[test]
 fn somebody_elses_save_is_not_taken_for_ours() {
     let other = || Some((2, SaveState::Done));
 
     let ended = Scene::new().says(status(other(), Some((1, SaveState::Failed("EIO".into())))));
     assert_eq!(ended, Some(SaveEnd::Failed("EIO".into())));
 
-    let ended = Scene::new().says(status(Some((2, SaveState::Running)), Some((1, SaveState::Done))));
+    let mut scene = Scene::new();
+    scene.output.set_len(4096).unwrap();
+    let ended = scene.says(status(Some((2, SaveState::Running)), Some((1, SaveState::Done))));
     assert!(matches!(ended, Some(SaveEnd::Done(save)) if save.number == 1));
 
     let ended = Scene::new().says(status(Some((3, SaveState::Done)), other()));
