@@ -68,7 +68,7 @@ bench-boot: images build ## boot time beside QEMU's microvm, and memory, on an e
 	@cargo build --quiet --release -p tests --bin nested --bin inside
 	@target/release/nested --limit 900 "$$PWD/target/release/inside peer disk boot-time"
 
-endurance: deps ## kills, connections and faults for an hour and a half, as root: ENDURANCE="--quick" for seconds, "--rows kills,crowd"
+endurance: deps ## kills, connections and faults for about an hour, as root: ENDURANCE="--quick" for seconds, "--rows kills,crowd"
 	@scripts/endurance $(ENDURANCE)
 
 lint: deps ## formatting, clippy, documentation, licences, the rules of ARCHITECTURE.md, shell scripts

@@ -25,7 +25,8 @@ use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 
 /// Completed requests after which the driver is called without waiting for the ring to be empty, so that a long drain
 /// does not keep the first answers back. Each call may wake a processor, for fewer answers: a virtual machine of two with 1, 4,
-/// 8, 16 and 64 here had 100, 160, 290, 380 and 490 thousand random reads a second (`make bench BENCH="--rows read-d32-eventfd"`).
+/// 8, 16 and 64 here had 100, 160, 290, 380 and 490 thousand random reads a second, 32 of them in flight, so that 64 is as 32
+/// (`make bench BENCH="--rows read-d32-eventfd"`).
 const CALL_EVERY: u32 = 32;
 
 /// Why a ring is not touched any more.

@@ -12,8 +12,10 @@
 #![allow(unsafe_code, reason = "listed: the vectored calls on guest memory live here")]
 
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::FileExt;
 use vm_memory::VolatileSlice;
 
 /// Most buffers handed to the kernel in one call. The kernel takes 1024; but the array is made for each call, and most requests
@@ -220,6 +222,16 @@ pub(crate) fn write_at(file: &impl AsFd, offset: u64, from: Buffers<'_>) -> io::
         // the kernel only reads it, and whatever the guest writes there meanwhile is the guest's own data.
         unsafe { libc::pwritev(file.as_fd().as_raw_fd(), vectors, count, at) }
     })
+    .map_err(|error| Patience::Endless.judge(error))
+}
+
+/// Writes all of this process's own memory `from` to `file` at `offset`.
+///
+/// # Errors
+/// As [`write_at`].
+pub(crate) fn write_bytes_at(file: &File, offset: u64, from: &[u8]) -> io::Result<()> {
+    let written = file.write_all_at(from, offset);
+    written.map_err(|error| Patience::Endless.judge(error))
 }
 
 /// Calls `vectored` until the whole window was moved; a call that moves nothing is the error `stuck`.
@@ -256,8 +268,6 @@ fn move_all(
 mod tests {
     use super::*;
     use nix::sys::memfd::{MFdFlags, memfd_create};
-    use std::fs::File;
-    use std::os::unix::fs::FileExt;
 
     fn memfd(content: &[u8]) -> File {
         let file = File::from(memfd_create(c"test", MFdFlags::MFD_CLOEXEC).unwrap());

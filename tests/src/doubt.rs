@@ -39,12 +39,6 @@ impl Doubt {
         }
     }
 
-    /// How many sectors are in doubt.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.sectors.iter().filter(|doubtful| **doubtful).count()
-    }
-
     /// Replaces what was found, at `offset`, by what was expected where nobody can know.
     pub fn benefit(&self, offset: usize, found: &mut [u8], expected: &[u8]) {
         let pieces = found.chunks_mut(SECTOR).zip(expected.chunks(SECTOR));

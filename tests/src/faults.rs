@@ -112,8 +112,12 @@ impl Faults {
     /// If its file is gone.
     #[must_use]
     pub fn spoilt(&self) -> Vec<u64> {
-        let text = std::fs::read(&self.told).expect("it stays as long as its place");
-        let told: Told = serde_json::from_slice(text.trim_ascii_end()).expect("the tracer writes JSON");
+        let read = || {
+            let text = std::fs::read(&self.told).expect("it stays as long as its place");
+            serde_json::from_slice::<Told>(text.trim_ascii_end())
+        };
+        // A half of it may be there: not every file system writes and reads at one moment.
+        let told = (0..1000).find_map(|_| read().ok()).expect("the tracer writes JSON");
         if told.plan == self.number.get() {
             told.spoilt
         } else {

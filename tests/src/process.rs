@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protocol::launch::ExitCode;
 
-/// How long a helper may take to start. Starting takes some milliseconds; the rest is a loaded machine.
+/// How long a helper may take to start, or to end in a test of something else. It takes some milliseconds; the rest is a loaded machine.
 pub(crate) const START: Duration = Duration::from_secs(20);
 
 /// How long a helper may take to end once told to: the promise that design and manual make.
@@ -162,13 +162,19 @@ impl Helper {
     }
 
     /// The numbers of the descriptors which the report describes with a text that begins so.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
     #[must_use]
     pub fn descriptors(&self, what: &str) -> Vec<i32> {
         let reported = self.report["confinement"]["descriptors"].as_array();
         let is_meant = |known: &&serde_json::Value| known["what"].as_str().is_some_and(|text| text.starts_with(what));
         let meant = reported.into_iter().flatten().filter(is_meant);
         let number = |known: &serde_json::Value| known["number"].as_i64().and_then(|number| i32::try_from(number).ok());
-        meant.filter_map(number).collect()
+        let numbers: Vec<_> = meant.filter_map(number).collect();
+        assert!(!numbers.is_empty(), "the report knows no {what}");
+        numbers
     }
 
     /// `/proc/PID/name`.
@@ -196,12 +202,22 @@ impl Helper {
         self.process.wait_within(limit)
     }
 
-    /// SIGTERM, and the end that must follow within a second.
+    /// SIGTERM, and the end that must follow.
     ///
     /// # Panics
     ///
-    /// If it takes longer, or does not end with [`ExitCode::Burnt`].
+    /// If it does not follow, or not with [`ExitCode::Burnt`].
     pub fn terminate(self) {
+        self.signal(Signal::SIGTERM);
+        self.wait_within(START).assert_code(ExitCode::Burnt);
+    }
+
+    /// The same, for tests of the promise that it takes no longer than a second.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::terminate`], and if it takes longer.
+    pub fn terminate_at_once(self) {
         self.signal(Signal::SIGTERM);
         self.wait_within(END).assert_code(ExitCode::Burnt);
     }

@@ -247,7 +247,7 @@ pub fn tell_memory(wire: &Wire, memory: &GuestMemory) {
     let mut body = words(&[1, 0]);
     body.extend(region(GUEST_BASE, memory.len(), FRONTEND_BASE, 0));
     let told = wire.tell(code::SET_MEM_TABLE, &body, &[memory.as_fd()]);
-    assert_eq!(told.ok(), Some(0), "one sound region is accepted");
+    assert_eq!(told.expect("it is answered"), 0, "one sound region is accepted");
 }
 
 /// A memory region as messages have it.

@@ -157,7 +157,13 @@ fn sigterm_under_load_gives_all_space_back_within_a_second() {
     let _tmpfs = Mounted::tmpfs(&place.overlay_dir(), "256m");
 
     for round in 0..kills() {
-        burns(&place, &place.overlay_dir(), u64::from(round), 0, Helper::terminate);
+        burns(
+            &place,
+            &place.overlay_dir(),
+            u64::from(round),
+            0,
+            Helper::terminate_at_once,
+        );
     }
 }
 

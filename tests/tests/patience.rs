@@ -111,7 +111,7 @@ fn sigterm_is_obeyed_while_half_a_message_is_waited_for() {
     wire.send_bytes(&[1, 0, 0], &[]).unwrap();
     std::thread::sleep(Duration::from_millis(100));
 
-    helper.terminate();
+    helper.terminate_at_once();
 }
 
 /// A client that never reads: the helper must not wait in `sendmsg` for it.
@@ -145,7 +145,7 @@ fn sigterm_is_obeyed_while_nobody_reads_the_answers() {
     });
     std::thread::sleep(Duration::from_secs(1));
 
-    helper.terminate();
+    helper.terminate_at_once();
 
     drop(sender.join().unwrap());
 }

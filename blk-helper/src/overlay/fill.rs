@@ -42,7 +42,7 @@ impl Overlay {
                     work.scratch.part(within.clone()).fill(0);
                     self.store
                         .write_part(slot, within, work.scratch)
-                        .map_err(OverlayError::write("write zeros to the overlay"))?;
+                        .map_err(OverlayError::io("write zeros to the overlay"))?;
                 }
                 State::Clean | State::Held(_) => {
                     self.map.admit(run.clusters())?;
@@ -100,7 +100,7 @@ impl Overlay {
             State::Clean => {
                 content.fill(0);
                 let read = self.base.read_bytes(first_byte, content, patience);
-                read.map_err(OverlayError::read("read the base")).inspect_err(|error| {
+                read.map_err(OverlayError::io("read the base")).inspect_err(|error| {
                     if matches!(error, OverlayError::Cold) {
                         work.scratch.cold.note(Part::Base, first_byte, CLUSTER_BYTES);
                     }
@@ -109,7 +109,7 @@ impl Overlay {
             State::Held(slot) | State::Dirty(slot) => self
                 .store
                 .load(slot, 0..CLUSTER, work.scratch)
-                .map_err(OverlayError::read("read the overlay"))?,
+                .map_err(OverlayError::io("read the overlay"))?,
         }
         patch(work.scratch.part(within_cluster(part)));
 
@@ -122,7 +122,7 @@ impl Overlay {
     fn commit(&self, slots: SlotRun, first: u64, written: io::Result<()>) -> Result<(), OverlayError> {
         if let Err(source) = written {
             self.release(slots.first, slots.count);
-            return Err(OverlayError::write("write the overlay")(source));
+            return Err(OverlayError::io("write the overlay")(source));
         }
         for (cluster, slot) in (first..).zip(slots.iter()) {
             self.map.set(Cluster(cluster), State::Dirty(slot));

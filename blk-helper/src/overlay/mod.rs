@@ -130,8 +130,8 @@ pub(crate) enum OverlayError {
 }
 
 impl OverlayError {
-    /// Of something that was read.
-    pub(crate) fn read(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+    /// Of something that was read or written.
+    pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| {
             if source.kind() == io::ErrorKind::WouldBlock {
                 Self::Cold
@@ -139,11 +139,6 @@ impl OverlayError {
                 Self::Io { doing, source }
             }
         }
-    }
-
-    /// Of something that was written: there is no coming again, whatever the storage says.
-    pub(crate) fn write(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { doing, source }
     }
 }
 
@@ -156,7 +151,7 @@ pub(crate) fn read_base(
 ) -> Result<(), OverlayError> {
     let cold = &mut work.scratch.cold;
     let read = base.read(range, into, cold.patience());
-    read.map_err(OverlayError::read("read the base")).inspect_err(|error| {
+    read.map_err(OverlayError::io("read the base")).inspect_err(|error| {
         if matches!(error, OverlayError::Cold) {
             cold.note(Part::Base, range.start(), range.len());
         }
@@ -251,7 +246,7 @@ impl Overlay {
             State::Dirty(slot) | State::Held(slot) => self
                 .store
                 .read(slot, run.within_cluster(), into, work.scratch)
-                .map_err(OverlayError::read("read the overlay")),
+                .map_err(OverlayError::io("read the overlay")),
             State::Zero => {
                 into.fill_zero();
                 Ok(())
@@ -284,7 +279,7 @@ impl Overlay {
                 State::Dirty(slot) => self
                     .store
                     .write(slot, run.within_cluster(), now, work.scratch)
-                    .map_err(OverlayError::write("write the overlay"))?,
+                    .map_err(OverlayError::io("write the overlay"))?,
                 State::Clean | State::Zero | State::Held(_) => self.fill(run, now, work)?,
             }
         }

@@ -9,7 +9,7 @@ use super::pair::FilePair;
 use super::scratch::{SCRATCH_BYTES, SCRATCH_SLOTS, Scratch};
 use crate::cold::Part;
 use crate::sys::file_status;
-use crate::transfer::{Buffers, Patience, can_refuse_to_wait, read_at, read_bytes_at, write_at};
+use crate::transfer::{Buffers, Patience, can_refuse_to_wait, read_at, read_bytes_at, write_at, write_bytes_at};
 use nix::fcntl::{FallocateFlags, OFlag, fallocate, open, openat};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
@@ -18,7 +18,6 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -264,7 +263,7 @@ impl Store {
         for (slot, part, now) in pieces(slot, within, from) {
             scratch.encrypt_from(slot, part.clone(), now)?;
             let to = offset(slot, bytes(part.start));
-            self.file.file.write_all_at(scratch.part(part), to)?;
+            write_bytes_at(&self.file.file, to, scratch.part(part))?;
         }
         Ok(())
     }
@@ -273,7 +272,7 @@ impl Store {
     pub(super) fn write_part(&self, slot: Slot, part: Range<usize>, scratch: &mut Scratch) -> io::Result<()> {
         scratch.encrypt(slot, part.end)?;
         let to = offset(slot, bytes(part.start));
-        self.file.file.write_all_at(scratch.part(part), to)
+        write_bytes_at(&self.file.file, to, scratch.part(part))
     }
 
     /// Gives the space of `count` slots from `first` on back to the file system.

@@ -34,7 +34,7 @@ pub struct HelperDescriptors {
 const FD: Argument = Argument::int(0, "fd");
 
 impl HelperDescriptors {
-    /// Of a helper that has everything, with an overlay in the clear; the numbers are these nine from `first` on but one, which is
+    /// Of a helper that has everything, with an overlay in the clear; its descriptors are `first` to `first + 8`, of which one is
     /// somebody else's.
     #[cfg(test)]
     pub(super) const fn example(first: RawFd) -> Self {

@@ -64,7 +64,10 @@ impl Orders {
         self.plan.read_exact_at(&mut text, 0)?;
         let new = text != self.text;
         if new {
-            let plan = serde_json::from_slice(text.trim_ascii_end())?;
+            // A half of it may be there: not every file system writes and reads at one moment.
+            let Ok(plan) = serde_json::from_slice(text.trim_ascii_end()) else {
+                return self.are_new();
+            };
             self.course = Course::new(plan);
             self.text = text;
         }

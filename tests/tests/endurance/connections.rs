@@ -1,21 +1,15 @@
 //! One helper, and frontends that come and go.
 
-use std::fs;
-use std::thread;
-use std::time::{Duration, Instant};
-
 use tests::client::{Client, Setup};
-use tests::helper::Helper;
 use tests::require;
 
-use crate::measure::{Ground, Row};
+use crate::measure::{Ground, Row, await_leaving, held};
 use crate::{times, turn};
 
 const DISK: usize = 1 << 20;
 /// After so many everything has been used once.
 const SETTLED: u64 = 50;
 const EVERY: u64 = 50;
-const SOON: Duration = Duration::from_secs(20);
 
 #[test]
 fn frontends_that_come_and_go_leave_nothing_behind() {
@@ -24,7 +18,7 @@ fn frontends_that_come_and_go_leave_nothing_behind() {
     let ground = Ground::new(DISK, "16m");
     let mut row = Row::begin(&ground);
     let mut helper = ground.place.helper().start();
-    let idle = descriptors(&helper);
+    let idle = held(&helper);
     let count = times(200, 10_000);
     for round in 0..count {
         let setup = Setup {
@@ -49,21 +43,4 @@ fn frontends_that_come_and_go_leave_nothing_behind() {
     helper.assert_alive();
     helper.terminate();
     row.end(&format!("{count} connections to one helper"));
-}
-
-fn descriptors(helper: &Helper) -> usize {
-    fs::read_dir(helper.proc("fd")).expect("root may look").count()
-}
-
-/// Waits until a frontend that left has left nothing.
-fn await_leaving(helper: &Helper, idle: usize) {
-    let begun = Instant::now();
-    while descriptors(helper) != idle {
-        assert!(
-            begun.elapsed() < SOON,
-            "{} descriptors, not {idle}",
-            descriptors(helper)
-        );
-        thread::sleep(Duration::from_millis(1));
-    }
 }

@@ -10,7 +10,7 @@ use tests::model::Model;
 use tests::require;
 use tests::rng::Rng;
 
-use crate::measure::{Ground, Row};
+use crate::measure::{Ground, Row, await_leaving, held};
 use crate::{duration, tell, turn};
 
 const DISK: usize = (8 << 20) + 3 * 512;
@@ -45,6 +45,7 @@ fn a_disk_on_failing_storage_agrees_with_the_model() {
     let faults = Faults::new(ground.place.dir());
     let mut row = Row::begin(&ground);
     let mut helper = ground.place.helper().value("--threads", "2").faulty(&faults).start();
+    let idle = held(&helper);
     let disk = [helper.descriptors("base"), helper.descriptors("overlay")].concat();
     let (mut model, mut doubt) = (Model::new(ground.place.content()), Doubt::new(DISK));
     let (mut requests, mut failed, mut spoilt, mut rounds) = (0, 0, 0, 0);
@@ -74,6 +75,7 @@ fn a_disk_on_failing_storage_agrees_with_the_model() {
             row.look();
         }
         drop(client);
+        await_leaving(&helper, idle);
         helper.assert_alive();
         rounds += 1;
         if rounds == SETTLED {

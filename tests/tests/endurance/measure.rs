@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
+use tests::helper::Helper;
 use tests::mounted::{Mounted, free_bytes};
 use tests::place::Place;
 use tests::supervised::children_of;
@@ -19,6 +20,9 @@ const END: Duration = Duration::from_secs(10);
 
 /// What a process that does the same again and again may grow by: the allocator's and the kernel's own business.
 const GROWTH_KIB: u64 = 1024;
+
+/// How long what happens at once may take.
+const SOON: Duration = Duration::from_secs(20);
 
 /// A place whose overlays lie in a file system of their own.
 pub(crate) struct Ground {
@@ -51,6 +55,16 @@ impl Ground {
             own_kib: family.iter().map(|pid| memory_kib(*pid, "Pss_Anon:")).sum(),
             free_kib: free_bytes(&self.place.overlay_dir()) >> 10,
         }
+    }
+
+    /// The same while something runs, of which nothing is hidden.
+    fn seen(&self) -> Sample {
+        let sample = self.sample();
+        assert!(
+            sample.own_kib > 0 && sample.descriptors > 0,
+            "it cannot be seen: {sample:?}"
+        );
+        sample
     }
 }
 
@@ -122,13 +136,13 @@ impl<'g> Row<'g> {
     /// What stays has done everything once.
     pub(crate) fn settled(&mut self) {
         self.look();
-        self.settled = Some(self.ground.sample());
+        self.settled = Some(self.ground.seen());
     }
 
     /// What stays has done everything for the last time.
     pub(crate) fn finished(&mut self) {
         self.look();
-        self.last = Some(self.ground.sample());
+        self.last = Some(self.ground.seen());
     }
 
     /// Waits until everything is as it was.
@@ -183,5 +197,19 @@ impl<'g> Row<'g> {
             );
             assert!(last.own_kib <= settled.own_kib + GROWTH_KIB, "{what}: it grows");
         }
+    }
+}
+
+/// How many descriptors a helper has.
+pub(crate) fn held(helper: &Helper) -> usize {
+    fs::read_dir(helper.proc("fd")).expect("root may look").count()
+}
+
+/// Waits until a frontend that left has left nothing.
+pub(crate) fn await_leaving(helper: &Helper, idle: usize) {
+    let begun = Instant::now();
+    while held(helper) != idle {
+        assert!(begun.elapsed() < SOON, "{} descriptors, not {idle}", held(helper));
+        thread::sleep(Duration::from_millis(1));
     }
 }

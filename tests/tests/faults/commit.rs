@@ -83,7 +83,7 @@ impl<'place> Scene<'place> {
         let said = String::from_utf8_lossy(&output.stderr);
         let end = match output.status.code() {
             Some(0) => End::Done,
-            Some(1 | 22) if said.contains("the base is the new one") => End::Unsure,
+            Some(1) if said.contains("the base is the new one") => End::Unsure,
             Some(1 | 22) if said.contains("os error") => End::Failed,
             _ => panic!("{output:?}"),
         };
@@ -169,8 +169,13 @@ fn halves_and_interruptions_are_gone_on_after() {
         Rule::fail(&SAVING, EINTR).when(When::Permille(400)),
     ]);
 
+    // That of the file and, behind its second attempt, that of the directory.
+    let interrupted = |number| Rule::fail(&[Call::Fsync], EINTR).when(When::Nth(number));
+    scene.in_ctl.set(&[interrupted(1), interrupted(2)]);
+
     assert_eq!(scene.commit(&disk), End::Done);
 
+    assert_eq!(scene.in_ctl.spoilt(), [1, 1]);
     assert!(scene.in_helper.spoilt().iter().all(|count| *count > 2));
     scene.in_helper.clear();
     helper.terminate();

@@ -40,8 +40,8 @@ struct Guest {
 }
 
 impl Guest {
-    /// One operation; a read is compared.
-    fn does(&mut self, (kind, offset, len): (Kind, usize, usize), part: usize) {
+    /// One operation, and its result; a read is compared.
+    fn does(&mut self, (kind, offset, len): (Kind, usize, usize), part: usize) -> i32 {
         let place = |bytes: usize| u64::try_from(bytes).expect("small");
         let offset = if kind == Kind::Flush { 0 } else { part + offset };
         let op = Op {
@@ -85,6 +85,7 @@ impl Guest {
             self.doubt.benefit(offset, &mut found, self.model.read(offset, len));
             assert!(found == self.model.read(offset, len), "wrong data: {op:?}");
         }
+        result
     }
 }
 
@@ -109,11 +110,13 @@ fn every_single_call(errno: Option<i32>, clear: bool) {
         let number = u64::try_from(round + 1).expect("small");
         faults.set(&[rule.on(&disk(&helper)).when(When::Nth(number))]);
         for step in STORY {
-            guest.does(step, round * PART);
+            let result = guest.does(step, round * PART);
+            let is_gone_on_after = errno.is_none_or(|errno| errno == EINTR);
+            assert!(result == 0 || !is_gone_on_after, "{step:?}: {result}");
         }
         let spoilt = faults.spoilt();
         faults.clear();
-        guest.does((Kind::Read, 0, PART), round * PART);
+        assert_eq!(guest.does((Kind::Read, 0, PART), round * PART), 0);
         if spoilt.is_empty() {
             break;
         }

@@ -9,7 +9,7 @@ use rustix::fs::{
     AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, flock, fstat, fsync, linkat, openat,
     renameat_with, statat, unlinkat,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io;
@@ -271,7 +271,7 @@ impl Fresh {
     }
 
     fn publish(mut self, name: impl FnOnce(&mut Self) -> Result<(), FreshError>) -> Result<Metadata, FreshError> {
-        fsync(&self.file).map_err(failed("write to the disk", &self.place.path))?;
+        retry_on_intr(|| fsync(&self.file)).map_err(failed("write to the disk", &self.place.path))?;
         let info = self.file.metadata().map_err(|source| FreshError::System {
             doing: "look at the new file for",
             path: self.place.path.clone(),
@@ -279,7 +279,7 @@ impl Fresh {
         })?;
         name(&mut self)?;
         self.temporary = false;
-        fsync(&self.place.dir).map_err(|errno| FreshError::Unsynced {
+        retry_on_intr(|| fsync(&self.place.dir)).map_err(|errno| FreshError::Unsynced {
             path: self.place.path.clone(),
             source: errno.into(),
         })?;

@@ -88,7 +88,8 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) dry_run: bool,
 
-    /// Write to FILE, as lines of JSON, what each process reports when it is ready: its descriptors, what confines it
+    /// Write to FILE, as lines of JSON, what each process reports when it is ready: its descriptors, what confines it. FILE is new
+    /// or empty, or no file: nothing is overwritten
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
 
@@ -311,7 +312,8 @@ fn after_help() -> String {
          Without a terminal the console is standard input and output, byte for byte; the keys are a terminal's alone, \
          and the end of the input is only that.\n\n\
          At the end the guest is gone first, then disks are saved or committed, then all that is left burns. C-c or another \
-         signal meanwhile calls that off, and what is not saved by then is lost.\n\n\
+         signal meanwhile calls that off, and what is not saved by then is lost (with --on-exit ask: calls off that one, and asks \
+         again).\n\n\
          Exit codes:\n",
     );
     for code in Code::ALL {
