@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build release sbom reproducible images test fuzz test-musl filter-use demo demo-shell bench flamegraph bench-boot \
+.PHONY: help deps build install uninstall release sbom reproducible images test fuzz test-musl filter-use demo demo-shell bench flamegraph bench-boot \
 	endurance lint audit clean clean-cache
 
 export MAYFLY_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mayfly
@@ -21,6 +21,18 @@ deps: ## install the Debian packages and tools that are missing (with sudo where
 
 build: deps ## compile the release programs into target/release
 	cargo build --release --workspace --exclude tests
+
+# Who cannot read a program's file cannot look into the process from its first instruction on (docs/sandbox.md).
+PREFIX ?= /usr/local
+BUILT ?= target/release
+programs = mayfly mayfly-vmm mayfly-import blk-helper
+
+install: ## after make build, as root: the programs into PREFIX/bin (/usr/local), mode 0711 (DESTDIR is heeded)
+	install -d "$(DESTDIR)$(PREFIX)/bin"
+	install -m 0711 $(programs:%="$(BUILT)/%") "$(DESTDIR)$(PREFIX)/bin"
+
+uninstall: ## remove what make install put there
+	rm -f $(programs:%="$(DESTDIR)$(PREFIX)/bin/%")
 
 release: deps ## what a release consists of, into target/dist: a static helper, the other programs, checksums
 	@scripts/release

@@ -12,9 +12,10 @@
 //!
 //! | step | where | why not earlier, why not later |
 //! | --- | --- | --- |
+//! | not dumpable | `prepare` | first of all: whoever is not there by then stays out |
 //! | stdin, descriptors, signals, environment, umask, limits | `prepare` | before anything secret exists |
-//! | user namespace (ordinary user) | `prepare` | its maps can only be written while the process is dumpable |
-//! | not dumpable, bound to the parent | `prepare` | before the first descriptor that others must not reach |
+//! | user namespace (ordinary user) | `prepare` | while there is nothing that the process which makes it could give away |
+//! | bound to the parent | `prepare` | before the first descriptor that others must not reach |
 //! | other namespaces, empty root | `enter` | after the last path was looked up, before authority goes |
 //! | bounding set, groups, gid, uid (root) | `enter` | the last acts that need authority |
 //! | not dumpable, bound to the parent, again | `enter` | a change of credentials resets both |
@@ -39,6 +40,7 @@ mod empty_root;
 mod error;
 mod fds;
 pub mod forbidden;
+mod hidden;
 mod identity;
 mod landlock;
 mod limits;
@@ -57,6 +59,7 @@ mod sys;
 
 pub use error::{SealError, StepError};
 pub use fds::{Descriptor, Descriptors, DescriptorsError};
+pub use hidden::hide;
 pub use identity::User;
 pub use limits::ParentDeath;
 pub use probe::{CapabilitySets, ThreadEvidence, read_back_thread, seccomp_mode};

@@ -1,4 +1,4 @@
-//! Resource limits, dumpability, the bond to the parent, and memory that never becomes code.
+//! Resource limits, the bond to the parent, and memory that never becomes code.
 
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -64,23 +64,6 @@ impl Bond {
             found: format!("{found:?}"),
         })
     }
-}
-
-/// Hides this process from others of the same user: no ptrace, no `/proc/PID/fd`, no `pidfd_getfd`, no core file.
-pub(crate) fn make_undumpable() -> Result<(), StepError> {
-    prctl::set_dumpable(false).map_err(StepError::system("make the process undumpable"))
-}
-
-/// Reads back that the process is not dumpable.
-pub(crate) fn read_back_undumpable() -> Result<Layer, StepError> {
-    let dumpable = prctl::get_dumpable().map_err(StepError::system("read dumpability back"))?;
-    if dumpable {
-        return Err(StepError::NotInForce {
-            layer: "not dumpable",
-            found: "PR_GET_DUMPABLE says 1".to_owned(),
-        });
-    }
-    Ok(Layer::required("not dumpable", "PR_GET_DUMPABLE = 0"))
 }
 
 /// No execve ever gives more than the process has. Read back with everything else that holds for a thread.

@@ -1,12 +1,17 @@
 //! Namespaces: each tried on its own, each proved by the kernel's identity of it having changed.
 //!
 //! No PID namespace: after unsharing one, the process could start no threads. A launcher that wants one gives it with `clone3`.
-//! The user namespace comes in `prepare`, because its maps can only be written while the process is dumpable.
+//! The maps of a user namespace can only be written by a process that its user may inspect, which this one is not. So a process of
+//! its own makes that namespace, one that has nothing, and this one joins it.
 
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, unshare};
-use nix::sys::stat::stat;
-use nix::unistd::{Gid, Uid};
+use nix::fcntl::{OFlag, open};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill, raise};
+use nix::sys::stat::{Mode, stat};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Gid, Pid, Uid, getpid, getppid};
 use std::fs;
 
 use crate::error::StepError;
@@ -41,12 +46,12 @@ pub(crate) fn is_single_threaded() -> bool {
 
 /// A user namespace in which `uid` and `gid` are what they are outside, and nobody else exists.
 ///
-/// By identity, because SO_PEERCRED must show the own uid as itself. Tried in a process of its own first: some systems let one
+/// By identity, because SO_PEERCRED must show the own uid as itself. Joined only when it is complete: some systems let one
 /// enter a user namespace but not map it (Ubuntu's AppArmor restriction), and there is no way back out.
 ///
 /// # Errors
 ///
-/// It worked in the trial and then did not.
+/// It was joined, and is another one than was made.
 pub(crate) fn user(uid: Uid, gid: Gid) -> Result<Layer, StepError> {
     const NAME: &str = "user namespace";
     if uid.as_raw() == overflow_uid() {
@@ -54,17 +59,11 @@ pub(crate) fn user(uid: Uid, gid: Gid) -> Result<Layer, StepError> {
             format!("uid {uid} is what the kernel shows for every unmapped peer, which would look like ourselves");
         return Ok(Layer::where_permitted(NAME, Err(why)));
     }
-    let trial = sys::in_child(|| match enter_mapped(uid, gid) {
-        Ok(()) => 0,
-        Err(errno) => u8::try_from(sys::errno_number(errno)).unwrap_or(u8::MAX),
-    });
-    match trial {
-        Ok(0) => {}
-        Ok(code) => return Ok(not_permitted(NAME, Errno::from_raw(code.into()))),
-        Err(errno) => return Ok(not_permitted(NAME, errno)),
-    }
     let before = identity("user");
-    enter_mapped(uid, gid).map_err(StepError::system("enter a user namespace that a trial could enter"))?;
+    if let Err(errno) = Maker::start(uid, gid).and_then(|maker| maker.join()) {
+        return Ok(not_permitted(NAME, errno));
+    }
+    // Others of this user can reach the maker, and put another one in its place; not one that maps more than themselves.
     if nix::unistd::getuid() != uid || nix::unistd::getgid() != gid {
         return Err(StepError::NotInForce {
             layer: NAME,
@@ -74,12 +73,63 @@ pub(crate) fn user(uid: Uid, gid: Gid) -> Result<Layer, StepError> {
     Ok(changed(NAME, before, identity("user")))
 }
 
-/// Enters a user namespace and maps the own user and group, which an ordinary user may once it has given up `setgroups`.
-fn enter_mapped(uid: Uid, gid: Gid) -> Result<(), Errno> {
+/// The process that made a user namespace and stopped there, so that the namespace stays until it is joined.
+struct Maker(Pid);
+
+impl Maker {
+    /// Lets it make one in which `uid` and `gid` are themselves.
+    fn start(uid: Uid, gid: Gid) -> Result<Self, Errno> {
+        let this = getpid();
+        let pid = sys::child(|| match make_and_stop(this, uid, gid) {
+            Ok(()) => 0,
+            Err(errno) => u8::try_from(sys::errno_number(errno)).unwrap_or(u8::MAX),
+        })?;
+        match waitpid(pid, Some(WaitPidFlag::WUNTRACED))? {
+            WaitStatus::Stopped(..) => Ok(Self(pid)),
+            WaitStatus::Exited(_, code @ 1..) => Err(Errno::from_raw(code)),
+            // Somebody killed it, or let it go on.
+            WaitStatus::Exited(..)
+            | WaitStatus::Signaled(..)
+            | WaitStatus::PtraceEvent(..)
+            | WaitStatus::PtraceSyscall(_)
+            | WaitStatus::Continued(_)
+            | WaitStatus::StillAlive => Err(Errno::EINTR),
+        }
+    }
+
+    /// Makes its namespace this process's own.
+    fn join(self) -> Result<(), Errno> {
+        let path = format!("/proc/{}/ns/user", self.0);
+        let namespace = open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        setns(namespace, CloneFlags::CLONE_NEWUSER)
+    }
+}
+
+impl Drop for Maker {
+    /// Ends it. It was not waited for, so the number is still its own.
+    fn drop(&mut self) {
+        // Either fails only when somebody else ended it, and then there is nothing to do.
+        let _ = kill(self.0, Signal::SIGKILL);
+        let _ = waitpid(self.0, None);
+    }
+}
+
+/// The maker's life. Its user can do what it likes to it, so it has nothing: no descriptor, and memory in which there is no secret
+/// yet. Its map has its own user and group, which an ordinary user may write once it has given up `setgroups`.
+fn make_and_stop(parent: Pid, uid: Uid, gid: Gid) -> Result<(), Errno> {
+    sys::close_range(0, u32::MAX)?;
+    prctl::set_dumpable(true)?;
     unshare(CloneFlags::CLONE_NEWUSER)?;
     write("/proc/self/setgroups", "deny")?;
     write("/proc/self/uid_map", &format!("{uid} {uid} 1"))?;
-    write("/proc/self/gid_map", &format!("{gid} {gid} 1"))
+    write("/proc/self/gid_map", &format!("{gid} {gid} 1"))?;
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // A parent that died before that line would leave it stopped for ever.
+    if getppid() == parent {
+        raise(Signal::SIGSTOP)
+    } else {
+        Ok(())
+    }
 }
 
 /// The other namespaces, each on its own.
@@ -102,14 +152,14 @@ fn identity(file: &str) -> Option<u64> {
         .map(|status| status.st_ino)
 }
 
-/// The layer of a namespace that was unshared.
+/// The layer of a namespace that is our own now.
 fn changed(name: &'static str, before: Option<u64>, after: Option<u64>) -> Layer {
     let result = match (before, after) {
         (Some(before), Some(after)) if before == after => {
-            Err(format!("unshare succeeded, but the namespace is still {after}"))
+            Err(format!("the kernel agreed, but the namespace is still {after}"))
         }
         (_, Some(after)) => Ok(format!("own namespace {after}")),
-        (_, None) => Ok("unshare succeeded; no /proc to read it back from".to_owned()),
+        (_, None) => Ok("the kernel agreed; no /proc to read it back from".to_owned()),
     };
     Layer::where_permitted(name, result)
 }

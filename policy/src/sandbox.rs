@@ -9,6 +9,7 @@ use crate::caps;
 use crate::empty_root;
 use crate::error::{SealError, StepError};
 use crate::fds::{self, Descriptors};
+use crate::hidden;
 use crate::identity::{self, Authority, User};
 use crate::landlock;
 use crate::limits::{self, Bond, ParentDeath};
@@ -64,14 +65,15 @@ pub struct Prepared {
 ///
 /// # Errors
 ///
-/// There is more than one thread; a descriptor to keep is not open; real and effective ids differ; the parent is gone; a user
+/// Somebody traces a process that nobody of its user could reach; there is more than one thread; a descriptor to keep is not open; real and effective ids differ; the parent is gone; a user
 /// namespace was entered but could not be mapped; a call that always works did not.
 pub fn prepare(spec: &PrepareSpec) -> Result<Prepared, StepError> {
     let bond = Bond::to_parent(spec.die_with_parent);
+    let authority = Authority::read()?;
+    let hidden = hidden::from_the_start(authority)?;
     if !namespaces::is_single_threaded() {
         return Err(StepError::ManyThreads);
     }
-    let authority = Authority::read()?;
     fds::close_all_but(&spec.keep)?;
     fds::stdin_from_null()?;
     signals::forget_inherited().map_err(StepError::system("unblock signals"))?;
@@ -79,6 +81,7 @@ pub fn prepare(spec: &PrepareSpec) -> Result<Prepared, StepError> {
     umask(Mode::from_bits_truncate(0o077));
 
     let mut report = Report::default();
+    report.layers.push(hidden);
     report.layers.push(limits::no_core_files());
     report.layers.push(limits::descriptors(spec.max_descriptors));
     report.layers.push(match authority {
@@ -89,7 +92,6 @@ pub fn prepare(spec: &PrepareSpec) -> Result<Prepared, StepError> {
         ),
         Authority::Ordinary { uid, gid } => namespaces::user(uid, gid)?,
     });
-    limits::make_undumpable()?;
     bond.tie()?;
     Ok(Prepared {
         authority,
@@ -142,7 +144,7 @@ impl Prepared {
         let bounding = caps::drop_bounding();
         let user = authority.assume(spec.user)?;
         caps::empty()?;
-        limits::make_undumpable()?;
+        hidden::hide()?;
         bond.tie()?;
         limits::no_new_privs()?;
         let landlock = landlock::deny_all()?;
@@ -171,7 +173,7 @@ impl Prepared {
 fn read_back(main: &ThreadEvidence, bond: Bond) -> Result<Vec<Layer>, StepError> {
     let mut layers = vec![
         caps::layer(&main.capabilities)?,
-        limits::read_back_undumpable()?,
+        hidden::read_back()?,
         // `read_back_thread` does not return without it.
         Layer::required("no-new-privs", "PR_GET_NO_NEW_PRIVS = 1"),
     ];

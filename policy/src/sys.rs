@@ -4,8 +4,7 @@
 
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::ForkResult;
+use nix::unistd::{ForkResult, Pid};
 use std::os::fd::RawFd;
 
 /// `PR_SET_MDWE`: no mapping may gain the right to execute (Linux 6.3; not in the libc crate).
@@ -18,7 +17,8 @@ const PR_MDWE_REFUSE_EXEC_GAIN: libc::c_ulong = 1;
 /// Closes every descriptor from `first` to `last`, both included.
 pub(crate) fn close_range(first: u32, last: u32) -> Result<(), Errno> {
     // SAFETY: closing a number under a Rust owner would be unsound; `prepare` is documented to run before the program opens
-    // anything, and `fds::close_all_but` leaves out 0, 1, 2 and what the caller inherited and named.
+    // anything, and `fds::close_all_but` leaves out 0, 1, 2 and what the caller inherited and named. The child that makes a user
+    // namespace closes all, and drops nothing that it inherited: it ends by `exit_now` or a signal.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     Errno::result(result).map(drop)
 }
@@ -47,6 +47,11 @@ fn prctl(option: libc::c_int, first: libc::c_ulong) -> Result<libc::c_int, Errno
 /// The seccomp mode of the calling thread: 0 none, 2 filter.
 pub(crate) fn seccomp_mode() -> Result<libc::c_int, Errno> {
     prctl(libc::PR_GET_SECCOMP, 0)
+}
+
+/// `PR_GET_DUMPABLE`: 0 and 2 not (to the user), 1 dumpable.
+pub(crate) fn dumpability() -> Result<libc::c_int, Errno> {
+    prctl(libc::PR_GET_DUMPABLE, 0)
 }
 
 /// Loads a filter for the calling thread. It needs no-new-privs, and says so with EACCES.
@@ -126,19 +131,15 @@ pub(crate) const fn errno_number(errno: Errno) -> i32 {
     errno as i32
 }
 
-/// Runs `work` in a process of its own and returns the exit code that it chose; EINTR when a signal killed it.
-pub(crate) fn in_child(work: impl FnOnce() -> u8) -> Result<u8, Errno> {
+/// Starts a process that does `work` and exits with the code that it chose.
+pub(crate) fn child(work: impl FnOnce() -> u8) -> Result<Pid, Errno> {
     // SAFETY: the child may do anything the parent may: `prepare`, the only caller, has checked that this is the only thread, so
     // no lock is held by a thread that the child does not have.
     let fork = unsafe { nix::unistd::fork() };
-    let child = match fork? {
+    match fork? {
         ForkResult::Child => exit_now(work()),
-        ForkResult::Parent { child } => child,
-    };
-    let WaitStatus::Exited(_, code) = waitpid(child, None)? else {
-        return Err(Errno::EINTR);
-    };
-    u8::try_from(code).map_err(|_| Errno::EINVAL)
+        ForkResult::Parent { child } => Ok(child),
+    }
 }
 
 /// Ends the process at once: no destructors, no `atexit` functions.

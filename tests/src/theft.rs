@@ -1,16 +1,23 @@
-//! What a process can try in order to get at what another one holds.
+//! What a process can try in order to get at what another one holds, and the program of this crate that tries it as somebody else.
 //!
 //! Each act is one system call or one path under `/proc`; whether it should succeed is for the caller to say.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, IoSliceMut};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use nix::sys::ptrace;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 use rustix::fs::{AtFlags, CWD, linkat};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+use crate::helper::beside_this_test;
+use crate::place::Place;
+use crate::process::copy_program;
 
 /// How many descriptor numbers are tried.
 pub const DESCRIPTORS: i32 = 64;
@@ -22,6 +29,41 @@ pub struct Attempt {
     pub act: String,
     /// Whether the system let it happen.
     pub outcome: io::Result<()>,
+}
+
+/// Runs the stranger, as `uid` where this process is root.
+///
+/// # Panics
+///
+/// If it is not built.
+#[must_use]
+pub fn stranger(place: &Place, uid: u32, arguments: &[&Path]) -> Output {
+    // A copy, since the tree may lie where that user cannot go.
+    let program = place.dir().join("stranger");
+    copy_program(&beside_this_test("stranger"), &program);
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir("/");
+    if nix::unistd::geteuid().is_root() {
+        command.uid(uid).gid(uid);
+    }
+    command.output().expect("a program of this crate runs")
+}
+
+/// Lets a stranger try everything on process `victim`, as `uid` where this process is root.
+///
+/// # Panics
+///
+/// If it gets anything.
+pub fn assert_gives_nothing(place: &Place, victim: Pid, uid: u32) {
+    let loot = place.dir().join(format!("loot-{victim}"));
+    fs::create_dir(&loot).expect("the place can be written");
+    fs::set_permissions(&loot, Permissions::from_mode(0o777)).expect("the place is ours");
+
+    let pid = victim.to_string();
+    let output = stranger(place, uid, &[Path::new("steal"), Path::new(&pid), &loot]);
+
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(fs::read_dir(&loot).expect("the place is ours").count(), 0);
 }
 
 /// Tries everything on process `pid`; a file that can be given a name gets one in `loot`.

@@ -1,6 +1,7 @@
 //! Starting children and collecting how they end.
 
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use serde_json::Value;
@@ -70,7 +71,12 @@ impl End {
 
 /// A child that is about to be started.
 pub(crate) fn command(who: Who, arguments: &[&str]) -> Command {
-    let mut command = Command::new("/proc/self/exe");
+    command_of(Path::new("/proc/self/exe"), who, arguments)
+}
+
+/// The same of a copy of this program.
+pub(crate) fn command_of(program: &Path, who: Who, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
     command
         .arg("child")
         .args(arguments)

@@ -2,14 +2,19 @@
 //!
 //! `stranger steal PID DIR` tries everything on PID (what can be given a name gets it in DIR) and fails if any of it was
 //! possible, or if less was possible with an ordinary process of its own. `stranger ask SOCKET` fails unless it is answered as a
-//! frontend, `stranger operate SOCKET` unless it is as an operator.
+//! frontend, `stranger operate SOCKET` unless it is as an operator. `stranger lurk TIMES PROGRAM ARGUMENT…` starts a helper so often,
+//! tries to get a hold on its memory while it starts, and says how often that held.
 #![forbid(unsafe_code)]
 
-use std::io::{self, ErrorKind};
+use std::fs::OpenOptions;
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::iter;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tests::operator::Operator;
 use tests::theft::{Attempt, attempts};
 use tests::wire::{Wire, code};
@@ -23,6 +28,9 @@ const EASY: [&str; 5] = [
     "trace it",
 ];
 
+/// How often memory is opened before it is noted that it is never refused.
+const MOST_TRIES: usize = 1_000_000;
+
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
@@ -30,12 +38,13 @@ fn main() -> ExitCode {
         ["steal", pid, loot] => steal(pid, Path::new(loot)),
         ["ask", socket] => ask(Path::new(socket)),
         ["operate", socket] => operate(Path::new(socket)),
-        _ => Err("give `steal PID DIR`, `ask SOCKET` or `operate SOCKET`".to_owned()),
+        ["lurk", times, program, ref arguments @ ..] => lurk(times, program, arguments),
+        _ => Err("give `steal PID DIR`, `ask SOCKET`, `operate SOCKET` or `lurk TIMES PROGRAM ARGUMENT…`".to_owned()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(complaint) => {
-            let _ = io::Write::write_all(&mut io::stderr(), format!("stranger: {complaint}\n").as_bytes());
+            let _ = writeln!(io::stderr(), "stranger: {complaint}");
             ExitCode::FAILURE
         }
     }
@@ -75,6 +84,41 @@ fn from_an_ordinary_process(loot: &Path) -> io::Result<Vec<Attempt>> {
     ordinary.kill()?;
     ordinary.wait()?;
     Ok(all)
+}
+
+fn lurk(times: &str, program: &str, arguments: &[&str]) -> Result<(), String> {
+    let times: u32 = times.parse().map_err(|error| format!("{times}: {error}"))?;
+    let mut held = 0;
+    for _ in 0..times {
+        let holds = holds_memory_of(Command::new(program).args(arguments)).map_err(|error| error.to_string())?;
+        held += u32::from(holds);
+    }
+    writeln!(io::stdout(), "{held}").map_err(|error| error.to_string())
+}
+
+/// Whether what was opened while the helper started still leads into its memory when it is ready.
+fn holds_memory_of(helper: &mut Command) -> io::Result<bool> {
+    // Returns when the child is the helper's program, and no copy of this one any more.
+    let mut helper = helper.stdout(Stdio::piped()).spawn()?;
+    let path = format!("/proc/{}/mem", helper.id());
+    let open = || OpenOptions::new().read(true).write(true).open(&path);
+    // It is refused sooner or later; what was opened before stays open.
+    let hold = iter::from_fn(|| open().ok()).take(MOST_TRIES).last();
+    let mut ready = String::new();
+    if let Some(stdout) = helper.stdout.take() {
+        BufReader::new(stdout).read_line(&mut ready)?;
+    }
+    // Nothing is mapped there; of memory that is gone, or another's, the kernel says neither.
+    let alive = hold.map(|memory| memory.read_at(&mut [0], 0x1000));
+    helper.kill()?;
+    helper.wait()?;
+    if ready.is_empty() {
+        return Err(io::Error::other("the helper did not start"));
+    }
+    Ok(
+        alive
+            .is_some_and(|read| read.is_err_and(|error| error.raw_os_error().map(Errno::from_raw) == Some(Errno::EIO))),
+    )
 }
 
 fn ask(socket: &Path) -> Result<(), String> {

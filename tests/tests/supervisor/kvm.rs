@@ -10,8 +10,12 @@ use tests::place::Place;
 use tests::require;
 use tests::rng::Rng;
 use tests::supervised::{END, assert_gone};
+use tests::theft::assert_gives_nothing;
 
 use crate::support::{DISK, payload, turn};
+
+/// Whom root's VMM becomes.
+const NOBODY: u32 = 65_534;
 
 #[test]
 fn how_the_guest_ends_is_the_exit_code() {
@@ -103,6 +107,19 @@ fn status_says_what_confines_whom() {
     run.wait_for("  disk vda (base.raw): process ", END);
     run.type_in("\x01x");
     assert_eq!(run.wait_within(END).code, Some(0));
+}
+
+#[test]
+fn another_process_of_their_user_gets_nothing_out_of_supervisor_and_vmm() {
+    require!(kvm);
+    let _turn = turn();
+    let place = Place::with_noise(DISK, 27);
+    let run = payload(&place, |program| program.halt()).on_pipes();
+    run.wait_for("hello", END);
+
+    for victim in [run.pid(), run.process("mayfly-vmm")] {
+        assert_gives_nothing(&place, victim, NOBODY);
+    }
 }
 
 #[test]

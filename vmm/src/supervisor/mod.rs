@@ -54,6 +54,7 @@ use crate::{ctl, sys};
 use log::{error, info, warn};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
+use policy::StepError;
 use policy::logging::{self, chain};
 use protocol::size::show;
 use std::fs::File;
@@ -84,6 +85,8 @@ enum StartError {
     },
     #[error("{0}")]
     Decision(String),
+    #[error("cannot hide from other processes of this user")]
+    Hide(#[source] StepError),
     #[error("cannot take over the signals")]
     Signals(#[source] Errno),
     #[error("cannot {doing}")]
@@ -99,9 +102,12 @@ impl StartError {
     fn code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Settings(_) | Self::Decision(_) => Code::Usage.number(),
-            Self::Host(_) | Self::Kit(_) | Self::Report { .. } | Self::Signals(_) | Self::System { .. } => {
-                Code::CannotStart.number()
-            }
+            Self::Host(_)
+            | Self::Kit(_)
+            | Self::Report { .. }
+            | Self::Hide(_)
+            | Self::Signals(_)
+            | Self::System { .. } => Code::CannotStart.number(),
             Self::Import(error) => error.number(),
             Self::Run(error) => error.code().number(),
         }
@@ -127,8 +133,10 @@ pub fn main() -> u8 {
         // Processes that are left end with this one.
         policy::signals::exit_now(Code::Panicked.number());
     }));
-    let outcome = signals::settle()
-        .map_err(StartError::Signals)
+    // It will hold the disks' control channels, and what it starts is a copy of it until it is another program.
+    let outcome = policy::hide()
+        .map_err(StartError::Hide)
+        .and_then(|()| signals::settle().map_err(StartError::Signals))
         .and_then(|()| match cli.command {
             Some(Command::Run(run)) => start(*run),
             Some(Command::Import(import)) => {
