@@ -1,6 +1,7 @@
 //! The processes of a run: a helper for each disk that is ours to serve, and the VMM of the moment. How each is started and
 //! connected; what happens to them is for [`super::run`].
 
+use super::bound::Bound;
 use super::child::{Child, unblock};
 use super::console::Console;
 use super::control::Control;
@@ -64,6 +65,8 @@ impl From<Errno> for CrewError {
 pub(crate) struct Helper {
     pub(crate) child: Child,
     pub(crate) control: Control,
+    /// What it listens at besides, as it was when it was ready.
+    pub(crate) socket: Option<Bound>,
 }
 
 /// The processes.
@@ -222,7 +225,12 @@ fn start_helper(index: usize, image: &Path, job: &Job) -> Result<(OwnedFd, Helpe
         (Role::Base(index), base.into()),
     ]);
     let child = start(job, handed)?;
-    Ok((connection, Helper { child, control }))
+    let helper = Helper {
+        child,
+        control,
+        socket: None,
+    };
+    Ok((connection, helper))
 }
 
 fn start(job: &Job, mut handed: Handed) -> Result<Child, CrewError> {

@@ -10,6 +10,7 @@
 //! controls: console bytes, which it passes on unread, and log lines and reports of processes that a guest may have taken over.
 
 mod args;
+mod bound;
 mod check;
 mod child;
 mod config;

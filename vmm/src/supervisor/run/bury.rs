@@ -4,8 +4,6 @@ use super::{Run, Waited};
 use crate::supervisor::end::End;
 use log::warn;
 use nix::sys::signal::Signal;
-use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 impl Run<'_> {
@@ -43,13 +41,9 @@ impl Run<'_> {
     /// Removes the names of the helpers' control sockets: a helper has no file system to do that itself.
     pub(super) fn remove_sockets(&self) {
         for (disk, helper) in self.plan.disks.iter().zip(&self.crew.helpers) {
-            // One that was never ready may have found somebody else's there.
-            let was_ready = helper
-                .as_ref()
-                .is_some_and(|helper| helper.child.is_ready() == Some(true));
-            let is_socket = |path: &Path| path.symlink_metadata().is_ok_and(|info| info.file_type().is_socket());
-            if let Some(path) = disk.control.as_deref().filter(|path| was_ready && is_socket(path)) {
-                let _ = std::fs::remove_file(path);
+            let socket = helper.as_ref().and_then(|helper| helper.socket);
+            if let (Some(path), Some(socket)) = (&disk.control, socket) {
+                socket.remove(path);
             }
         }
     }

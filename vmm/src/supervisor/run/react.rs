@@ -1,6 +1,7 @@
 //! What a run does about each thing that happens. Nothing here waits; what ends the run is returned.
 
 use super::Run;
+use crate::supervisor::bound::Bound;
 use crate::supervisor::child::Child;
 use crate::supervisor::console::Gone;
 use crate::supervisor::end::End;
@@ -67,9 +68,15 @@ impl Run<'_> {
 
     fn hear_helper(&mut self, index: usize, stream: Stream) -> Option<End> {
         let helper = self.crew.helpers.get_mut(index)?.as_mut()?;
-        let status = hear(&mut helper.child, stream, self.verbose)?;
-        let disk = self.plan.disks.get(index)?.name.clone();
-        Some(End::HelperEnded { disk, status })
+        let disk = self.plan.disks.get(index)?;
+        let status = hear(&mut helper.child, stream, self.verbose);
+        if helper.socket.is_none() && helper.child.is_ready() == Some(true) {
+            helper.socket = disk.control.as_deref().and_then(Bound::at);
+        }
+        Some(End::HelperEnded {
+            disk: disk.name.clone(),
+            status: status?,
+        })
     }
 
     fn hear_machine(&mut self, stream: Stream) {
