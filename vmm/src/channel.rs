@@ -5,7 +5,8 @@
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, sendmsg, socket, socketpair,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, getsockopt, recv, sendmsg, socket,
+    socketpair, sockopt,
 };
 use protocol::control::{Answer, Command, Heard, MAX_BYTES, MessageError, Outcome, Reply, Request};
 use std::io::IoSlice;
@@ -19,6 +20,13 @@ use thiserror::Error;
 pub(crate) enum ChannelError {
     #[error("cannot reach the helper")]
     Unreachable(#[source] Errno),
+    #[error(
+        "user {0} serves there, who is neither you nor root: nothing was sent; if that is who started the helper, say \
+         --trust-user {0}"
+    )]
+    Stranger(u32),
+    #[error("the kernel does not say who serves there")]
+    Unknown(#[source] Errno),
     #[error("the helper closed its control channel")]
     Closed,
     #[error("the helper did not answer within {} s", .0.as_secs())]
@@ -48,18 +56,26 @@ impl Channel {
         Ok((Self { socket, asked: 0 }, theirs))
     }
 
-    /// A channel to the helper that listens at `path`; fails at once where it takes nobody now.
+    /// A channel to the helper that listens at `path`; fails at once where it takes nobody now. Who made that socket listen must be
+    /// this user, root, or `trusted`: a stranger could have taken the name, and would get the orders and descriptors.
     ///
     /// # Errors
-    /// [`ChannelError::Unreachable`].
-    pub(crate) fn connect(path: &Path) -> Result<Self, ChannelError> {
+    /// [`ChannelError`]; nothing was sent.
+    pub(crate) fn connect(path: &Path, trusted: Option<u32>) -> Result<Self, ChannelError> {
         let connected = || {
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
             let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
             connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-            Ok(Self { socket, asked: 0 })
+            Ok(socket)
         };
-        connected().map_err(ChannelError::Unreachable)
+        let socket = connected().map_err(ChannelError::Unreachable)?;
+        let server = getsockopt(&socket, sockopt::PeerCredentials).map_err(ChannelError::Unknown)?;
+        let me = nix::unistd::geteuid().as_raw();
+        if [Some(0), Some(me), trusted].contains(&Some(server.uid())) {
+            Ok(Self { socket, asked: 0 })
+        } else {
+            Err(ChannelError::Stranger(server.uid()))
+        }
     }
 
     /// Sends a request, with the descriptor that goes with it; its number.

@@ -3,18 +3,24 @@
 //! `stranger steal PID DIR` tries everything on PID (what can be given a name gets it in DIR) and fails if any of it was
 //! possible, or if less was possible with an ordinary process of its own. `stranger ask SOCKET` fails unless it is answered as a
 //! frontend, `stranger operate SOCKET` unless it is as an operator. `stranger lurk TIMES PROGRAM ARGUMENT…` starts a helper so often,
-//! tries to get a hold on its memory while it starts, and says how often that held.
+//! tries to get a hold on its memory while it starts, and says how often that held. `stranger listen SOCKET` is where a helper should be,
+//! and fails if the first who comes says a word.
 #![forbid(unsafe_code)]
 
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::iter;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, bind, listen, recv, socket};
+use protocol::control::MAX_BYTES;
+use rustix::net::{SocketFlags, accept_with};
 use tests::operator::Operator;
 use tests::theft::{Attempt, attempts};
 use tests::wire::{Wire, code};
@@ -39,7 +45,11 @@ fn main() -> ExitCode {
         ["ask", socket] => ask(Path::new(socket)),
         ["operate", socket] => operate(Path::new(socket)),
         ["lurk", times, program, ref arguments @ ..] => lurk(times, program, arguments),
-        _ => Err("give `steal PID DIR`, `ask SOCKET`, `operate SOCKET` or `lurk TIMES PROGRAM ARGUMENT…`".to_owned()),
+        ["listen", socket] => listen_at(Path::new(socket)),
+        _ => Err(
+            "give `steal PID DIR`, `ask SOCKET`, `operate SOCKET`, `lurk TIMES PROGRAM ARGUMENT…` or `listen SOCKET`"
+                .to_owned(),
+        ),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -133,4 +143,31 @@ fn operate(socket: &Path) -> Result<(), String> {
     }
     let _ = operator.status();
     Ok(())
+}
+
+fn listen_at(path: &Path) -> Result<(), String> {
+    let heard = || {
+        let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        bind(listener.as_raw_fd(), &UnixAddr::new(path)?)?;
+        listen(&listener, Backlog::new(1)?)?;
+        wait(&listener)?;
+        let client =
+            accept_with(&listener, SocketFlags::CLOEXEC).map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
+        wait(&client)?;
+        recv(client.as_raw_fd(), &mut [0; MAX_BYTES], MsgFlags::empty())
+    };
+    match heard() {
+        Ok(0) => Ok(()),
+        Ok(count) => Err(format!("heard {count} bytes")),
+        Err(errno) => Err(format!("nobody came: {errno}")),
+    }
+}
+
+/// Waits until there is something to hear, for as long as nobody hangs.
+fn wait(from: &impl AsFd) -> nix::Result<()> {
+    let mut event = [PollFd::new(from.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut event, PollTimeout::from(20_000u16))? {
+        0 => Err(Errno::ETIMEDOUT),
+        _ => Ok(()),
+    }
 }

@@ -1,12 +1,19 @@
 //! Helpers that fail, that never finish, that talk nonsense.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tests::ctl::Ctl;
-use tests::helper::END;
+use tests::helper::{END, beside_this_test};
 use tests::place::Place;
 use tests::pretender::{Manner, Pretender};
+use tests::process::copy_program;
+use tests::require;
 
 use super::names;
 
@@ -78,4 +85,62 @@ fn nonsense_is_no_answer_and_nothing_steers_the_terminal() {
         assert_eq!(ended.code, Some(code), "{ended:?}");
         assert!(!ended.stderr.trim_end().contains(char::is_control), "{ended:?}");
     }
+}
+
+/// A user that has nothing to do with any of this.
+const STRANGER: u32 = 4711;
+
+#[test]
+fn a_stranger_at_the_socket_hears_no_word() {
+    require!(root);
+    let place = Place::with_noise(4096, 6);
+    let dir = place.dir().join("open");
+    fs::create_dir(&dir).unwrap();
+    fs::set_permissions(&dir, Permissions::from_mode(0o777)).unwrap();
+    // A copy, since the tree may lie where that user cannot go.
+    let program = dir.join("stranger");
+    copy_program(&beside_this_test("stranger"), &program);
+    let out = place.dir().join("out.raw");
+    let save = ["save", out.to_str().unwrap()];
+    for (trust, order, code) in [
+        (None, &["status"][..], 22),
+        (None, &save, 22),
+        (Some("4712"), &save, 22),
+        (Some("4711"), &["status"], 21),
+    ] {
+        let socket = dir.join("ctl");
+        let stranger = Command::new(&program)
+            .args([Path::new("listen"), &socket])
+            .uid(STRANGER)
+            .gid(STRANGER)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let begun = Instant::now();
+        while !is_served(&socket) {
+            assert!(begun.elapsed() < END, "the stranger does not listen");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+
+        let trust = trust.iter().flat_map(|user| ["--trust-user", *user]);
+        let ended = Ctl::at(&socket).run(trust.chain(order.iter().copied()));
+
+        let heard_nothing = stranger.wait_with_output().unwrap().status.success();
+        assert_eq!(ended.code, Some(code), "{ended:?}");
+        assert_eq!(heard_nothing, code == 22, "{ended:?}");
+        assert_eq!(ended.stderr.contains("say --trust-user 4711"), code == 22, "{ended:?}");
+        fs::remove_file(&socket).unwrap();
+    }
+    assert!(!out.exists());
+    let nobody = Ctl::at(place.dir().join("none")).run(["--trust-user", "no such user", "status"]);
+    assert_eq!(nobody.code, Some(2), "{nobody:?}");
+}
+
+/// Whether somebody listens there, as /proc/net/unix shows it (a flag of 10000): a connection would be taken for the client's.
+fn is_served(socket: &Path) -> bool {
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let socket = socket.to_string_lossy();
+    sockets
+        .lines()
+        .any(|line| line.ends_with(&*socket) && line.split_ascii_whitespace().nth(3) == Some("00010000"))
 }

@@ -1,11 +1,13 @@
-//! The words behind `mayfly ctl`. They have no effects.
+//! The words behind `mayfly ctl`. They have no effects; a user's name is looked up.
 
 use super::code::Code;
 use crate::supervisor::words::Size;
 use clap::{Args, Subcommand, ValueEnum};
+use nix::unistd::User;
 use protocol::control::{AtLimit, LimitsChange, Rate};
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// A question or an order to a helper.
 #[derive(Debug, Args)]
@@ -18,8 +20,31 @@ pub(crate) struct Ctl {
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
+    /// Talk to a helper that this user started, too; else only to one that you or root did. A name or a number
+    #[arg(long, value_name = "USER")]
+    pub(crate) trust_user: Option<Server>,
+
     #[command(subcommand)]
     pub(crate) order: Order,
+}
+
+/// Who may serve a socket, as a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Server(pub(crate) u32);
+
+impl FromStr for Server {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(number) = text.parse() {
+            return Ok(Self(number));
+        }
+        match User::from_name(text) {
+            Ok(Some(user)) => Ok(Self(user.uid.as_raw())),
+            Ok(None) => Err("there is no such user".into()),
+            Err(errno) => Err(format!("cannot look for this user: {errno}")),
+        }
+    }
 }
 
 /// What is wanted.

@@ -14,6 +14,6 @@ protocol::exit_codes! {
         /// Nobody answers.
         Unreachable = 21 => "no helper can be reached at the socket, or it ended or stopped answering",
         /// Not done.
-        Refused = 22 => "refused, by the helper or because of the files: nothing has changed",
+        Refused = 22 => "refused, by the helper, or because of the files or of who serves the socket: nothing has changed",
     }
 }

@@ -62,8 +62,9 @@ impl CtlError {
     fn code(&self) -> u8 {
         let code = match self {
             Self::Channel { source, .. } => match source {
-                ChannelError::Refused(_) => Code::Refused,
+                ChannelError::Refused(_) | ChannelError::Stranger(_) => Code::Refused,
                 ChannelError::Unreachable(_)
+                | ChannelError::Unknown(_)
                 | ChannelError::Closed
                 | ChannelError::Silent(_)
                 | ChannelError::Message(_)
@@ -107,10 +108,11 @@ fn run(ctl: Ctl) -> Result<(), CtlError> {
     {
         return Err(CtlError::Usage(contradiction));
     }
-    let channel = Channel::connect(&ctl.socket).map_err(|source| CtlError::Channel {
-        socket: ctl.socket.clone(),
-        source,
-    })?;
+    let channel =
+        Channel::connect(&ctl.socket, ctl.trust_user.map(|user| user.0)).map_err(|source| CtlError::Channel {
+            socket: ctl.socket.clone(),
+            source,
+        })?;
     let mut client = Client {
         channel,
         socket: ctl.socket,
