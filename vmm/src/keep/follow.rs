@@ -4,6 +4,7 @@
 //! here waits: who has other things to do as well says when the channel has something ([`Follow::hear`]) and when time has
 //! passed ([`Follow::tend`]).
 
+use super::headway::{Headway, Stuck};
 use crate::channel::{Channel, ChannelError, answer};
 use protocol::control::{Answer, Command, Reply, SaveFormat, SaveRequest, SaveState, SaveStatus};
 use std::fs::File;
@@ -25,7 +26,7 @@ pub(crate) enum SaveEnd {
     Done(SaveStatus),
     /// The helper did not begin.
     Refused(String),
-    /// It could not be done.
+    /// It could not be done; or does not get on, and is at work still.
     Failed(String),
     /// It was called off.
     Cancelled,
@@ -45,6 +46,7 @@ pub(crate) struct Follow {
     next: Instant,
     pause: Duration,
     progress: Option<SaveStatus>,
+    headway: Headway,
 }
 
 impl Follow {
@@ -64,6 +66,7 @@ impl Follow {
             next: now,
             pause: FIRST,
             progress: None,
+            headway: Headway::begin(now),
         })
     }
 
@@ -103,6 +106,11 @@ impl Follow {
             self.cancelling = Some(channel.ask(Command::CancelSave, None)?);
         }
         Ok(())
+    }
+
+    /// Whether that was asked for, and is not answered yet.
+    pub(crate) const fn is_being_cancelled(&self) -> bool {
+        self.cancelling.is_some()
     }
 
     /// Hears a reply of the helper's; how the save into `output` ended, if it has.
@@ -146,7 +154,12 @@ impl Follow {
             return Some(SaveEnd::Failed("the helper knows nothing of this save any more".into()));
         };
         let end = match &save.state {
-            SaveState::Running => None,
+            SaveState::Running => {
+                let noted = self
+                    .headway
+                    .note(save.done_bytes, Some(save.total_bytes), Instant::now());
+                noted.err().map(|stuck| SaveEnd::Failed(in_words(stuck)))
+            }
             SaveState::Done => Some(self.done(&save, output)),
             SaveState::Cancelled => Some(SaveEnd::Cancelled),
             SaveState::Failed(why) => Some(SaveEnd::Failed(why.clone())),
@@ -170,6 +183,13 @@ impl Follow {
                 "the helper calls a disk of {disk} bytes done, and its file has {length}"
             ))
         }
+    }
+}
+
+fn in_words(stuck: Stuck) -> String {
+    match stuck {
+        Stuck::Back => "what it says makes no sense: less was done than before".into(),
+        Stuck::Idle(most) => format!("nothing was added for {} minutes", most.as_secs() / 60),
     }
 }
 

@@ -1,6 +1,7 @@
 //! A save as a helper tells it, by a helper that says what the test wants.
 
 use super::*;
+use crate::keep::headway::IDLE_MAX;
 use nix::sys::socket::{MsgFlags, recv, send};
 use protocol::control::{BaseStatus, Confinement, Heard, Limits, MAX_BYTES, Request, SaveFormat, Status};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -182,4 +183,28 @@ fn nonsense_ends_it_and_what_answers_others_is_passed_over() {
     let outcome = scene.say(&Reply::ok(request.id, Answer::Reset));
 
     assert!(matches!(outcome, Err(ChannelError::Other)), "{outcome:?}");
+}
+
+#[test]
+fn a_save_that_goes_on_for_ever_without_getting_on_has_failed() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.goes_on(SaveState::Running), None);
+    scene.follow.headway.rest(IDLE_MAX);
+
+    let end = scene.goes_on(SaveState::Running);
+
+    assert!(
+        matches!(&end, Some(SaveEnd::Failed(why)) if why.contains("for 5 minutes")),
+        "{end:?}"
+    );
+}
+
+#[test]
+fn a_save_that_goes_back_has_failed() {
+    let mut scene = Scene::new();
+    scene.goes_on(SaveState::Running);
+    let mut back = status(Some((1, SaveState::Running)), None);
+    back.save.as_mut().unwrap().done_bytes = 1023;
+
+    assert!(matches!(scene.says(back), Some(SaveEnd::Failed(_))));
 }

@@ -1,6 +1,7 @@
 //! A `mayfly-import` at work: started with its files, listened to, and ended when it says nothing or nonsense, or somebody asks.
 
 use crate::contract::import::{Format, ImageSpec, ImportExit, ImportSpec, SAID_MAX, Said};
+use crate::keep::headway::{Headway, IDLE_MAX, Stuck};
 use crate::progress::Progress;
 use crate::signals::Signals;
 use crate::supervisor::child::{Child, unblock};
@@ -21,11 +22,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::process::ExitStatus;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use thiserror::Error;
-
-/// How long it may say nothing. It says something ten times a second, unless a disk or a server does not answer.
-const SILENCE_MAX: Duration = Duration::from_secs(300);
 
 /// An image for it.
 pub(super) struct Opened {
@@ -58,7 +56,7 @@ pub(crate) enum WorkerError {
     Ended(String),
     #[error("the process that reads the image says what makes no sense, and was killed")]
     Nonsense,
-    #[error("the process that reads the image has said nothing for {} seconds, and was killed", SILENCE_MAX.as_secs())]
+    #[error("the process that reads the image got no further for {} seconds, and was killed", IDLE_MAX.as_secs())]
     Stalled,
     #[error("ended by {0}")]
     Told(Signal),
@@ -101,7 +99,7 @@ pub(super) fn convert(order: Order<'_>, output: &File, signals: &Signals) -> Res
                 .map_err(|source| system(&format!("give the output its {}", show(bytes)))(source))?;
         }
         progress.show(talk.done, talk.disk.unwrap_or(0));
-        Ok(())
+        Ok(talk.done)
     })?;
     talk.judge(status)
 }
@@ -146,16 +144,17 @@ fn start(order: Order<'_>, output: OwnedFd, said: OwnedFd) -> Result<Child, Work
     spawn(&job, take).map_err(WorkerError::Spawn)
 }
 
-/// Waits for the end of the process, and passes on what it says.
+/// Waits for the end of the process, and passes on what it says; `take` knows how many bytes of the disk are done.
 fn listen(
     child: &mut Child,
     heard: OwnedFd,
     signals: &Signals,
     verbose: bool,
-    mut take: impl FnMut(&[u8]) -> Result<(), WorkerError>,
+    mut take: impl FnMut(&[u8]) -> Result<u64, WorkerError>,
 ) -> Result<ExitStatus, WorkerError> {
     let mut heard = Some(heard);
-    let mut last = Instant::now();
+    let mut done = 0;
+    let mut headway = Headway::begin(Instant::now());
     loop {
         wait(&[
             Some(signals.as_fd()),
@@ -175,10 +174,7 @@ fn listen(
             let mut piece = [0; 4096];
             match read(pipe, &mut piece) {
                 Ok(0) => heard = None,
-                Ok(count) => {
-                    last = Instant::now();
-                    take(piece.get(..count).unwrap_or_default())?;
-                }
+                Ok(count) => done = take(piece.get(..count).unwrap_or_default())?,
                 Err(Errno::EINTR) => {}
                 Err(_) => break,
             }
@@ -187,9 +183,11 @@ fn listen(
             child.hear_rest(verbose);
             return Ok(status);
         }
-        if last.elapsed() > SILENCE_MAX {
-            return Err(WorkerError::Stalled);
-        }
+        // It says something ten times a second, unless a disk or a server does not answer.
+        headway.note(done, None, Instant::now()).map_err(|stuck| match stuck {
+            Stuck::Back => WorkerError::Nonsense,
+            Stuck::Idle(_) => WorkerError::Stalled,
+        })?;
     }
 }
 
