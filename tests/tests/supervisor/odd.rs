@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,11 +11,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use tests::helper::beside_this_test;
+use tests::payload::Payload;
 use tests::place::Place;
 use tests::require;
 use tests::supervised::{END, Running, Supervised, assert_gone};
 
-use crate::support::{DISK, payload, turn, word};
+use crate::support::{BOOT, DISK, PROMPT, payload, shell, turn, word};
 
 /// A VMM that is a shell script, with a kernel for it that nobody looks at.
 fn scripted(place: &Place, script: &str) -> Supervised {
@@ -182,4 +184,58 @@ fn a_vmm_that_will_never_be_ready_is_not_called_slow() {
 
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("closed its standard output"), "{ended:?}");
+}
+
+#[test]
+fn a_control_socket_that_is_somebody_elses_by_now_is_left() {
+    require!(kvm);
+    let _turn = turn();
+    let place = Place::with_noise(DISK, 46);
+    let socket = place.dir().join("ctl");
+    let disk = format!("{},control={}", place.base().display(), socket.display());
+    let mut run = payload(&place, Payload::halt)
+        .and([format!("--disk={disk}")])
+        .on_pipes();
+    run.wait_for("hello\n", END);
+    assert!(socket.exists());
+    fs::remove_file(&socket).unwrap();
+    let _other = UnixListener::bind(&socket).unwrap();
+
+    run.signal(Signal::SIGTERM);
+
+    assert_eq!(run.wait_within(END).code, Some(128 + 15));
+    assert!(socket.exists(), "it was another's");
+}
+
+#[test]
+fn runs_of_root_share_no_user() {
+    require!(root);
+    let _turn = turn();
+    let place = Place::with_noise(DISK, 47);
+    let users = |words: &[&str]| -> Vec<String> {
+        let planned = shell(&place).and(["--dry-run"]).and(words).output().stdout;
+        let helper = planned.split_once("--user=").and_then(|(_, rest)| rest.split_once(':'));
+        let qemu = planned.split_once("as uid ").and_then(|(_, rest)| rest.split_once(','));
+        [helper, qemu]
+            .map(|found| found.expect("both have a user").0.to_owned())
+            .into()
+    };
+    let (one, other) = (users(&[]), users(&[]));
+    assert!(
+        one[0] == one[1] && other[0] == other[1] && one != other,
+        "{one:?} {other:?}"
+    );
+    assert_eq!(users(&["--user=4711:4712"]), ["4711", "4711"]);
+
+    let mut run = shell(&place).on_pipes();
+    run.wait_for(PROMPT, BOOT);
+    for (name, pid) in run.processes(2) {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let own = 0x7f00_0000 + run.pid().as_raw();
+        for line in ["Uid:", "Gid:"].map(|what| format!("{what}\t{own}\t{own}\t{own}\t{own}\n")) {
+            assert!(status.contains(&line), "{name}: {status}");
+        }
+    }
+    run.signal(Signal::SIGTERM);
+    assert_eq!(run.wait_within(END).code, Some(128 + 15));
 }

@@ -68,7 +68,7 @@ pub(crate) struct Import {
     #[arg(long, value_name = "SIZE")]
     pub(crate) max_size: Option<Size>,
 
-    /// Whom the process becomes when started by root; never root [default: 65534:65534]
+    /// Whom the process becomes when started by root; never root [default: a user that no other run has]
     #[arg(long, value_name = "UID[:GID]")]
     pub(crate) user: Option<User>,
 
@@ -163,7 +163,7 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) import: bool,
 
-    /// Whom the processes become when started by root; never root [default: 65534:65534]
+    /// Whom the processes become when started by root; never root [default: a user that no other run has]
     #[arg(long, value_name = "UID[:GID]")]
     pub(crate) user: Option<User>,
 

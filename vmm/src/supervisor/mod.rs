@@ -31,6 +31,7 @@ mod relay;
 mod reports;
 mod run;
 mod settings;
+mod somebody;
 mod spawn;
 mod status;
 mod tap;
@@ -156,7 +157,9 @@ pub fn main() -> u8 {
 /// Puts together what is wanted and what is there, and runs it.
 fn start(run: args::Run) -> Result<u8, StartError> {
     let file = run.config.as_deref().map(config::read).transpose()?.unwrap_or_default();
-    let mut settings = Settings::new(run.options.or(file))?;
+    let mut options = run.options.or(file);
+    options.user.get_or_insert_with(somebody::of_this_run);
+    let mut settings = Settings::new(options)?;
     sys::pass_nothing_on().map_err(|errno| failed("keep what was inherited from other processes")(errno.into()))?;
     // Helpers and mayfly-vmm see to that themselves; QEMU's core file would hold the guest's memory.
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|errno| failed("rule out core files")(errno.into()))?;
