@@ -88,13 +88,63 @@ fn what_cannot_be_saved_has_a_code_of_its_own() {
     require!(kvm);
     let _turn = turn();
     let place = Place::with_noise(DISK, 61);
+    let out = place.dir().join("out");
+    fs::create_dir(&out).unwrap();
+    let on_exit = format!("--on-exit=save={}", out.join("x.raw").display());
+    let mut run = bare::run(&place, "kvm", 1, &program().wait_for_key().power_off())
+        .and([on_exit])
+        .on_pipes();
+    run.wait_for("hello\n", END);
 
-    let run = bare::run(&place, "kvm", 1, &program().power_off());
-    let ended = run.and(["--on-exit=save=/nowhere/out.raw"]).output();
+    fs::remove_dir(&out).unwrap();
+    run.type_in("x");
 
+    let ended = run.wait_within(END);
     assert_eq!(ended.code, Some(17), "{ended:?}");
-    assert!(ended.stderr.contains("cannot open the directory /nowhere"), "{ended:?}");
+    assert!(ended.stderr.contains("cannot open the directory"), "{ended:?}");
     assert!(ended.stderr.contains("is lost"), "{ended:?}");
+}
+
+#[test]
+fn what_could_not_be_kept_is_refused_before_anything_starts() {
+    let _turn = turn();
+    let place = Place::with_noise(DISK, 66);
+    let linked = place.dir().join("linked.raw");
+    fs::hard_link(place.base(), &linked).unwrap();
+    for (on_exit, why) in [
+        ("--on-exit=save=/nowhere/x.raw", "cannot open the directory /nowhere"),
+        ("--on-exit=save=/proc/x.raw", "cannot create /proc/"),
+        ("--on-exit=commit", "several names (hard links)"),
+    ] {
+        for dry in [&[][..], &["--dry-run"]] {
+            let run = bare::run(&place, "qemu", 1, &program().power_off());
+            let ended = run.and([on_exit]).and(dry).output();
+
+            assert_eq!(ended.code, Some(2), "{ended:?}");
+            assert!(ended.stderr.contains("disk vda (base.raw): "), "{ended:?}");
+            assert!(ended.stderr.contains(why), "{ended:?}");
+            assert!(!ended.stderr.contains("starting a guest"), "{ended:?}");
+            assert_eq!(ended.stdout, "");
+        }
+    }
+    fs::remove_file(linked).unwrap();
+    let run = |words: &[&str]| {
+        let run = bare::run(&place, "qemu", 2, &program().power_off());
+        run.and(words).output()
+    };
+    let ended = run(&["--on-exit=commit"]);
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(
+        ended.stderr.contains("disk vdb (base.raw): its base is also"),
+        "{ended:?}"
+    );
+    let ended = run(&["--on-exit=ask", "--dry-run"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(
+        ended.stderr.matches("commit will not be possible").count(),
+        1,
+        "{ended:?}"
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Guests are emulated (`--accel qemu`), which works everywhere; where KVM is there, if only in software, programs for a bare
 //! machine stand in for a guest on KVM. Real kernels on KVM are the business of `nested.rs`.
 
+mod called_off;
 mod ends;
 mod keep;
 mod kvm;

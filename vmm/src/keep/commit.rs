@@ -18,14 +18,22 @@ use log::warn;
 use protocol::control::BaseStatus;
 use protocol::formats::{self, HEAD_BYTES};
 use rustix::fs::{
-    AtFlags, FileType, FlockOperation, IFlags, Mode, OFlags, Stat, flock, fstat, ioctl_getflags, openat, statat,
+    AtFlags, FileType, FlockOperation, IFlags, Mode, OFlags, Stat, StatxAttributes, StatxFlags, flock, fstat,
+    ioctl_getflags, openat, statat, statx,
 };
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use thiserror::Error;
+
+/// How long the lock is waited for, and between two looks: who only tries whether a commit would be possible lets go of it at once, and
+/// must not cost somebody else a commit. Guesses.
+const TRIED: Duration = Duration::from_millis(500);
+const MOMENT: Duration = Duration::from_millis(5);
 
 /// Why there is no commit. [`CommitError::effect`] says what has changed then: hardly ever anything.
 #[derive(Debug, Error)]
@@ -46,7 +54,7 @@ pub(crate) enum CommitError {
     Replaced(PathBuf),
     #[error("another commit to {} is at work", .0.display())]
     Locked(PathBuf),
-    #[error("{}: --new-owner commits all the same, to a file of yours that keeps what it can", path.display())]
+    #[error("{}: mayfly ctl SOCKET commit --new-owner does it all the same, to a file of yours that keeps what it can", path.display())]
     Attributes {
         path: PathBuf,
         #[source]
@@ -125,13 +133,17 @@ impl Commit {
         if (identity.st_dev, identity.st_ino) != (served.device, served.inode) {
             return Err(CommitError::Replaced(found));
         }
-        // A file system that knows no flags has set none.
-        let flags = ioctl_getflags(&base).unwrap_or(IFlags::empty());
-        if flags.intersects(IFlags::IMMUTABLE | IFlags::APPEND) || is_sticky_of_others(&place, &identity) {
-            let why = "may not be replaced (chattr +i or +a, or a directory with the sticky bit)";
+        if is_fixed(&base) || is_fixed(&place.dir) || is_sticky_of_others(&place, &identity) {
+            let why =
+                "may not be replaced (chattr +i or +a, its own or its directory's, or a directory with the sticky bit)";
             return Err(CommitError::Unfit { path: found, why });
         }
-        match flock(&base, FlockOperation::NonBlockingLockExclusive) {
+        if is_mount_point(&place) {
+            let why =
+                "is a mount point (a file that is bind-mounted, as containers do), which a new file cannot replace";
+            return Err(CommitError::Unfit { path: found, why });
+        }
+        match lock(&base, Instant::now() + TRIED) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(CommitError::Locked(found)),
             Err(errno) => return Err(failed("lock the base", &found)(errno).into()),
@@ -214,6 +226,34 @@ fn unfit(base: &Stat) -> Option<&'static str> {
         | FileType::CharacterDevice
         | FileType::Unknown => Some("is no regular file"),
     }
+}
+
+/// Locks the base, for a commit or for trying one.
+fn lock(base: &File, until: Instant) -> Result<(), Errno> {
+    loop {
+        match flock(base, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(MOMENT),
+            locked => return locked,
+        }
+    }
+}
+
+/// Whether a file, or what is in a directory, may not be replaced by anybody.
+fn is_fixed(file: &impl AsFd) -> bool {
+    // A file system that knows no flags has set none.
+    let flags = ioctl_getflags(file).unwrap_or(IFlags::empty());
+    flags.intersects(IFlags::IMMUTABLE | IFlags::APPEND)
+}
+
+/// Whether something is mounted on the base's name (rename(2), EBUSY).
+fn is_mount_point(place: &Place) -> bool {
+    let looked = statx(
+        &place.dir,
+        &place.name,
+        AtFlags::SYMLINK_NOFOLLOW,
+        StatxFlags::BASIC_STATS,
+    );
+    looked.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Whether only others may take the base's name from it (unlink(2), EPERM).

@@ -1,14 +1,18 @@
 //! Keeping one disk: a save or a commit that is under way, with the file that the supervisor has opened for it.
+//!
+//! What can be known of its end is known before its beginning: [`rehearse`] does what [`Keeping::begin`] does, up to the helper.
 
 use super::control::{Control, PATIENCE};
 use super::fate::Fate;
+use super::plan::{Backend, PlannedDisk};
 use crate::channel::ChannelError;
 use crate::keep::commit::{Commit, CommitError};
 use crate::keep::follow::{Follow, SaveEnd};
 use crate::keep::fresh::{Fresh, FreshError, PRIVATE, Place};
-use protocol::control::{Reply, SaveFormat, SaveRequest, SaveStatus};
+use protocol::control::{BaseStatus, Reply, SaveFormat, SaveRequest, SaveStatus};
 use protocol::size::show;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -41,6 +45,30 @@ enum Target {
 }
 
 impl Target {
+    /// Opens it, with all that can speak against it; `served` is the file that the disk was started from. None, if the disk is to burn
+    /// or is not ours.
+    fn open(
+        fate: &Fate,
+        disk: &PlannedDisk,
+        served: impl FnOnce(&Path) -> Result<BaseStatus, KeepError>,
+    ) -> Result<Option<Self>, KeepError> {
+        let Backend::Helper { image, .. } = &disk.backend else {
+            return Ok(None);
+        };
+        match fate {
+            Fate::Burn => Ok(None),
+            Fate::Save(out) => {
+                let fresh = Fresh::create_new(Place::open(out)?, PRIVATE)?;
+                Ok(Some(Self::File(fresh, out.clone())))
+            }
+            Fate::Commit if disk.is_imported => Err(KeepError::Imported),
+            Fate::Commit => {
+                let commit = Commit::prepare(image, &served(image)?, false)?;
+                Ok(Some(Self::Base(Box::new(commit))))
+            }
+        }
+    }
+
     /// What the helper writes.
     const fn output(&self) -> &File {
         match self {
@@ -48,6 +76,30 @@ impl Target {
             Self::Base(commit) => commit.output(),
         }
     }
+}
+
+/// Whether the disk could meet this fate, as things are: does all that comes before a helper is asked, and undoes it.
+///
+/// # Errors
+/// [`KeepError`]: what would come of it.
+pub(crate) fn rehearse(fate: &Fate, disk: &PlannedDisk) -> Result<(), KeepError> {
+    Target::open(fate, disk, |image| Ok(as_it_is(image)?)).map(drop)
+}
+
+/// What a helper that was started now would serve.
+///
+/// # Errors
+/// There is no such file.
+pub(crate) fn as_it_is(image: &Path) -> Result<BaseStatus, CommitError> {
+    let info = image.metadata().map_err(|source| CommitError::Find {
+        path: image.to_owned(),
+        source,
+    })?;
+    Ok(BaseStatus {
+        device: info.dev(),
+        inode: info.ino(),
+        bytes: info.len(),
+    })
 }
 
 /// A disk on its way.
@@ -60,31 +112,33 @@ pub(crate) struct Keeping {
 }
 
 impl Keeping {
-    /// Begins; `image` is what the disk was started from. Nothing, if it is to burn.
+    /// Begins. Nothing, if there is nothing to do.
     ///
     /// # Errors
     /// [`KeepError`]; nothing has changed then.
     pub(crate) fn begin(
-        disk: usize,
+        index: usize,
+        disk: &PlannedDisk,
         control: &mut Control,
         fate: &Fate,
-        image: &Path,
     ) -> Result<Option<Self>, KeepError> {
-        let target = match fate {
-            Fate::Burn => return Ok(None),
-            Fate::Save(out) => Target::File(Fresh::create_new(Place::open(out)?, PRIVATE)?, out.clone()),
-            Fate::Commit => {
-                let question = control.ask_status()?;
-                let served = control.status(question, Instant::now() + PATIENCE)?.base;
-                Target::Base(Box::new(Commit::prepare(image, &served, false)?))
-            }
+        let served = |_: &Path| {
+            let question = control.ask_status()?;
+            Ok(control.status(question, Instant::now() + PATIENCE)?.base)
+        };
+        let Some(target) = Target::open(fate, disk, served)? else {
+            return Ok(None);
         };
         let request = SaveRequest {
             format: SaveFormat::Raw,
             backing: None,
         };
         let follow = Follow::begin(control.channel(), request, target.output())?;
-        Ok(Some(Self { disk, follow, target }))
+        Ok(Some(Self {
+            disk: index,
+            follow,
+            target,
+        }))
     }
 
     /// How far it is, as far as is known.
@@ -111,6 +165,11 @@ impl Keeping {
     /// The helper cannot be reached, which ends it too.
     pub(crate) fn cancel(&mut self, control: &mut Control) -> Result<(), KeepError> {
         Ok(self.follow.cancel(control.channel())?)
+    }
+
+    /// Whether that was asked for, and is not answered yet.
+    pub(crate) const fn is_being_called_off(&self) -> bool {
+        self.follow.is_being_cancelled()
     }
 
     /// Hears a reply; how it ended, if it has.

@@ -2,7 +2,7 @@
 //!
 //! Reading order. What is wanted: `args` and `config` (in `words`) → `settings`, and what the host has (`host`) →
 //! `plan` (with `qemu` as the other VMM). How it is done: `kit` and `tap` open, `spawn` starts, `crew` connects,
-//! `run` is the life, `events` what it waits for, `keeper` and `fate` what becomes of a disk. A process: `child`, with `relay` for what it logs, `reports` for what
+//! `run` is the life, `events` what it waits for, `keeper`, `fate` and `decision` what becomes of a disk. A process: `child`, with `relay` for what it logs, `reports` for what
 //! it says at READY, and `control` for what a helper is asked. The operator: `terminal`, `console`, `keys`, `status`.
 //! How it ends: `end`. Before a run, or without one: `import`.
 //!
@@ -17,6 +17,7 @@ mod config;
 mod console;
 mod control;
 mod crew;
+mod decision;
 mod end;
 mod events;
 mod fate;
@@ -41,10 +42,9 @@ pub(crate) mod words;
 use self::args::{Cli, Command, DiskSource};
 use self::config::ConfigError;
 use self::end::Code;
-use self::fate::{Fate, OnExit};
+use self::fate::OnExit;
 use self::host::{Host, HostError};
 use self::import::ImportError;
-use self::keeper::KeepError;
 use self::kit::{Kit, KitError, open_image};
 use self::plan::{Facts, Plan, Programs};
 use self::reports::Reports;
@@ -185,11 +185,11 @@ fn start(run: args::Run) -> Result<u8, StartError> {
     for line in notice.iter().chain(&warnings) {
         warn!("{line}");
     }
+    check_wishes(&settings, &plan, run.dry_run)?;
     if run.dry_run {
         let printed = write!(io::stdout(), "{plan}");
         return printed.map(|()| Code::Done.number()).map_err(failed("print the plan"));
     }
-    check_decision(&settings, &plan)?;
     let kit = Kit::open(&settings, engine, facts.root, taps)?;
     // Before signals are only heard by who waits for them: it may be a FIFO, which waits for a reader.
     let reports = run.report.as_deref().map(reports).transpose()?;
@@ -208,35 +208,16 @@ fn start(run: args::Run) -> Result<u8, StartError> {
     })
 }
 
-/// Refuses at the start what the end could not do.
-fn check_decision(settings: &Settings, plan: &Plan) -> Result<(), StartError> {
-    let refused = |why: String| Err(StartError::Decision(why));
-    match &settings.on_exit {
-        OnExit::Ask if !terminal::is_there() => {
-            return refused("--on-exit ask needs a terminal: say burn, commit or save=OUT".into());
-        }
-        OnExit::Decided(fate @ Fate::Save(_)) => {
-            let disks: Vec<_> = plan.disks.iter().filter(|disk| disk.is_overlaid).collect();
-            for disk in &disks {
-                if let Fate::Save(out) = fate.of_disk(&disk.device, disks.len(), Path::is_dir)
-                    && out.symlink_metadata().is_ok()
-                {
-                    let out = out.display();
-                    return refused(format!(
-                        "{out} is there already, and nothing is ever overwritten (--on-exit)"
-                    ));
-                }
-            }
-        }
-        OnExit::Decided(Fate::Commit) if plan.disks.iter().any(|disk| disk.is_imported) => {
-            return refused(chain(&KeepError::Imported));
-        }
-        OnExit::Ask | OnExit::Decided(_) => {}
+/// Refuses at the start what could not be done later.
+fn check_wishes(settings: &Settings, plan: &Plan, dry_run: bool) -> Result<(), StartError> {
+    let refused = |why: &str| Err(StartError::Decision(why.into()));
+    if settings.on_exit == OnExit::Ask && !dry_run && !terminal::is_there() {
+        return refused("--on-exit ask needs a terminal: say burn, commit or save=OUT");
     }
     if settings.reset_on_reboot && plan.engine == host::Engine::Qemu {
-        return refused("with QEMU a reboot stays inside it, so --reset-on-reboot needs KVM".into());
+        return refused("with QEMU a reboot stays inside it, so --reset-on-reboot needs KVM");
     }
-    Ok(())
+    decision::check(plan, &settings.on_exit).map_err(StartError::Decision)
 }
 
 fn reports(path: &Path) -> Result<Reports, StartError> {

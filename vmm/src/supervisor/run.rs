@@ -114,13 +114,11 @@ pub(crate) struct Run<'a> {
     /// The disk that is being saved or committed.
     keeping: Option<Keeping>,
     progress: Option<Progress>,
-    /// Whether the last one that was is kept.
+    /// Whether the last one that was is kept, until somebody asks.
     kept: Option<bool>,
     /// What the operator was asked while the guest runs, and the answer to what was asked at its end.
     asked: Option<Asked>,
     answer: Option<String>,
-    /// Whether the decision at the end was called off.
-    is_called_off: bool,
 }
 
 /// How a run ended, and whether disks that were to be kept then are.
@@ -169,7 +167,6 @@ impl<'a> Run<'a> {
             kept: None,
             asked: None,
             answer: None,
-            is_called_off: false,
         }
     }
 

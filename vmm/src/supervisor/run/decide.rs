@@ -3,8 +3,9 @@
 //! The VMM is gone first: all that the guest wrote is in, and nobody writes any more. Then each disk meets its fate, one after
 //! the other. A signal calls off what is left of that.
 
-use super::keep::LONG;
+use super::keep::{LONG, Met};
 use super::{Run, RunError, Waited};
+use crate::supervisor::decision;
 use crate::supervisor::end::End;
 use crate::supervisor::fate::{Fate, OnExit};
 use log::{error, info};
@@ -12,7 +13,6 @@ use nix::sys::signal::Signal;
 use policy::logging::chain;
 use protocol::control::OverlayStatus;
 use protocol::size::show;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long a VMM that was killed may take to be gone.
@@ -22,7 +22,8 @@ impl Run<'_> {
     /// The end of the run, which came so: each disk meets its fate. Whether all that was to be kept is kept.
     pub(super) fn decide(&mut self, end: Result<&End, &RunError>) -> bool {
         let disks = self.keepable();
-        if self.crew.machine.is_none() || (self.on_exit == OnExit::Decided(Fate::Burn) && self.keeping.is_none()) {
+        let all_burn = self.on_exit == OnExit::Decided(Fate::Burn);
+        if self.crew.machine.is_none() || (all_burn && self.keeping.is_none()) {
             return true;
         }
         self.end_machine();
@@ -31,28 +32,56 @@ impl Run<'_> {
         self.raw = None;
         // A terminal that is closed hangs up and sends a signal: one end, not an end and a change of mind.
         while self.signals.next().is_some() {}
-        // What was begun with C-a s goes on to its end.
-        let mut is_kept = self.keeping.is_none() || self.until_kept();
+        let (mut is_kept, goes_on) = self.end_what_was_begun();
+        if all_burn {
+            return is_kept;
+        }
+        if !goes_on {
+            return self.give_up(&disks);
+        }
         for (index, disk) in disks.iter().enumerate() {
-            if self.is_called_off {
-                let left = disks.get(index..).unwrap_or_default();
-                let names: Vec<_> = left.iter().map(|disk| self.name(*disk)).collect();
-                error!("called off: what the guest wrote to {} is lost", names.join(", "));
-                return false;
-            }
-            let is_met = match self.on_exit.clone() {
+            let kept = match self.on_exit.clone() {
                 OnExit::Ask => self.ask_at_the_end(*disk, end),
                 OnExit::Decided(fate) => self.meet(*disk, &fate, end),
             };
-            if !is_met && !self.is_called_off {
-                error!("what the guest wrote to disk {} is lost", self.name(*disk));
+            match kept {
+                Met::Kept => {}
+                Met::Failed => {
+                    error!("what the guest wrote to disk {} is lost", self.name(*disk));
+                    is_kept = false;
+                }
+                Met::CalledOff { .. } | Met::GivenUp => {
+                    let is_met = kept == Met::CalledOff { is_kept: true };
+                    let left = index.saturating_add(usize::from(is_met));
+                    return self.give_up(disks.get(left..).unwrap_or_default()) && is_kept;
+                }
             }
-            is_kept &= is_met;
-        }
-        if self.is_called_off && !is_kept {
-            error!("called off: what was not kept by then is lost");
         }
         is_kept
+    }
+
+    /// What was begun with C-a s goes on to its end: whether it is as the operator wants it, and whether the rest is still wanted.
+    fn end_what_was_begun(&mut self) -> (bool, bool) {
+        let Some(keeping) = &self.keeping else {
+            return (true, true);
+        };
+        let was_called_off = keeping.is_being_called_off();
+        match self.until_kept() {
+            Met::Kept => (true, true),
+            Met::Failed => (was_called_off, true),
+            // Where the operator is asked, the questions come all the same.
+            Met::CalledOff { .. } => (true, self.on_exit == OnExit::Ask),
+            Met::GivenUp => (true, false),
+        }
+    }
+
+    /// The operator wants no more of the decision, for these disks. Whether that leaves nothing undone.
+    fn give_up(&self, disks: &[usize]) -> bool {
+        let names: Vec<_> = disks.iter().map(|disk| self.name(*disk)).collect();
+        if !names.is_empty() {
+            error!("called off: what the guest wrote to {} is lost", names.join(", "));
+        }
+        names.is_empty()
     }
 
     /// The VMM is killed, if it has not ended, and waited for.
@@ -75,17 +104,17 @@ impl Run<'_> {
     }
 
     /// A disk meets the fate that was decided for it at the start.
-    fn meet(&mut self, disk: usize, fate: &Fate, end: Result<&End, &RunError>) -> bool {
-        let device = self.disk(disk).map_or("", |disk| disk.device.as_str()).to_owned();
-        let all = self.plan.disks.iter().filter(|disk| disk.is_overlaid).count();
-        let fate = fate.of_disk(&device, all, Path::is_dir);
+    fn meet(&mut self, disk: usize, fate: &Fate, end: Result<&End, &RunError>) -> Met {
+        let fate = self
+            .disk(disk)
+            .map_or(Fate::Burn, |disk| decision::fate_of(self.plan, disk, fate));
         // A guest that never came up has nothing to keep, whatever is wanted.
         if (fate == Fate::Commit || end.is_err()) && self.overlay(disk).is_some_and(is_untouched) {
             info!(
                 "disk {}: nothing was written, so there is nothing to keep",
                 self.name(disk)
             );
-            return true;
+            return Met::Kept;
         }
         if fate == Fate::Commit && !end.is_ok_and(End::is_wanted) {
             error!(
@@ -93,22 +122,22 @@ impl Run<'_> {
                 self.name(disk),
                 in_words(end)
             );
-            return false;
+            return Met::Failed;
         }
         match self.begin_to_keep(disk, &fate) {
             Ok(()) => self.until_kept(),
             Err(error) => {
                 error!("disk {} was not kept: {}", self.name(disk), chain(&error));
-                false
+                Met::Failed
             }
         }
     }
 
     /// The operator decides on a disk, until it is kept as wanted.
-    fn ask_at_the_end(&mut self, disk: usize, end: Result<&End, &RunError>) -> bool {
+    fn ask_at_the_end(&mut self, disk: usize, end: Result<&End, &RunError>) -> Met {
         let overlay = self.overlay(disk);
         if overlay.is_some_and(is_untouched) {
-            return true;
+            return Met::Kept;
         }
         let written = overlay.map_or_else(String::new, |overlay| format!(", {} written", show(overlay.used_bytes)));
         info!("{}", in_words(end));
@@ -118,11 +147,10 @@ impl Run<'_> {
                 self.name(disk)
             );
             if !self.console.ask(None, &text) {
-                self.is_called_off = true;
-                return false;
+                return Met::GivenUp;
             }
             let Some(line) = self.until_answered() else {
-                return false;
+                return Met::GivenUp;
             };
             let fate = if line.is_empty() { Ok(Fate::Burn) } else { line.parse() };
             let begun = fate.and_then(|fate: Fate| {
@@ -131,10 +159,12 @@ impl Run<'_> {
                 begun.map(|()| is_burnt)
             });
             match begun {
-                Ok(true) => return true,
-                Ok(false) if self.until_kept() => return true,
-                Ok(false) if self.is_called_off => return false,
-                Ok(false) => {}
+                Ok(true) => return Met::Kept,
+                Ok(false) => match self.until_kept() {
+                    Met::Kept | Met::CalledOff { is_kept: true } => return Met::Kept,
+                    Met::GivenUp => return Met::GivenUp,
+                    Met::Failed | Met::CalledOff { is_kept: false } => {}
+                },
                 Err(error) => error!("{error}"),
             }
         }
@@ -147,10 +177,7 @@ impl Run<'_> {
             match self.wait_for(LONG, |run| run.answer.is_some()) {
                 Ok(Waited::Done) => return self.answer.take(),
                 Ok(Waited::TooLong | Waited::End(End::HelperEnded { .. })) => {}
-                Ok(Waited::End(_)) | Err(_) => {
-                    self.is_called_off = true;
-                    return None;
-                }
+                Ok(Waited::End(_)) | Err(_) => return None,
             }
         }
     }

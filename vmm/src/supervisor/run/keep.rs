@@ -6,9 +6,9 @@ use crate::progress::Progress;
 use crate::supervisor::control::PATIENCE;
 use crate::supervisor::crew::Helper;
 use crate::supervisor::end::End;
-use crate::supervisor::fate::{Fate, OnExit};
+use crate::supervisor::fate::Fate;
 use crate::supervisor::keeper::{KeepError, Keeping};
-use crate::supervisor::plan::{Backend, PlannedDisk};
+use crate::supervisor::plan::PlannedDisk;
 use log::{error, info, warn};
 use policy::logging::chain;
 use protocol::control::{Event, Heard, OverlayStatus, SaveStatus};
@@ -16,6 +16,22 @@ use std::time::{Duration, Instant};
 
 /// How long is waited at a time for something that has no limit of its own.
 pub(super) const LONG: Duration = Duration::from_secs(3600);
+
+/// How a disk met its fate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Met {
+    /// It is kept.
+    Kept,
+    /// It is not, and why has been said.
+    Failed,
+    /// The operator called it off, which may have come too late for this one.
+    CalledOff {
+        /// Whether it did.
+        is_kept: bool,
+    },
+    /// The operator waits for nothing any more, or is gone.
+    GivenUp,
+}
 
 impl Run<'_> {
     /// The disks that can be kept: ours to serve, with an overlay, their helpers alive.
@@ -38,15 +54,9 @@ impl Run<'_> {
 
     /// Begins to save or commit a disk.
     pub(super) fn begin_to_keep(&mut self, disk: usize, fate: &Fate) -> Result<(), KeepError> {
-        if *fate == Fate::Commit && self.disk(disk).is_some_and(|disk| disk.is_imported) {
-            return Err(KeepError::Imported);
-        }
-        let image = match self.disk(disk).map(|disk| &disk.backend) {
-            Some(Backend::Helper { image, .. }) => image.clone(),
-            Some(Backend::Socket(_)) | None => return Ok(()),
-        };
-        if let Some(Some(helper)) = self.crew.helpers.get_mut(disk) {
-            self.keeping = Keeping::begin(disk, &mut helper.control, fate, &image)?;
+        let plan = self.plan;
+        if let (Some(planned), Some(Some(helper))) = (plan.disks.get(disk), self.crew.helpers.get_mut(disk)) {
+            self.keeping = Keeping::begin(disk, planned, &mut helper.control, fate)?;
         }
         Ok(())
     }
@@ -143,9 +153,13 @@ impl Run<'_> {
     }
 
     fn conclude_keeping(&mut self, end: Result<SaveStatus, KeepError>) {
-        let Some(keeping) = self.keeping.take() else {
+        let Some(mut keeping) = self.keeping.take() else {
             return;
         };
+        if let (Err(_), Some(Some(helper))) = (&end, self.crew.helpers.get_mut(keeping.disk)) {
+            // One that was given up may be at work still, which takes space. Who has ended refuses.
+            let _ = keeping.cancel(&mut helper.control);
+        }
         self.progress = None;
         let name = self.name(keeping.disk);
         let outcome = end.and_then(|status| keeping.finish(&status));
@@ -163,36 +177,41 @@ impl Run<'_> {
         }
     }
 
-    /// Waits until the disk on its way is kept or is not: whether it is. A signal calls it off; after a second one, not even the
-    /// helper is waited for, which would say that it has ended.
-    pub(super) fn until_kept(&mut self) -> bool {
+    /// Waits until the disk on its way is kept or is not. A signal calls it off; after a second one, not even the helper is waited for,
+    /// which would say that it has ended.
+    pub(super) fn until_kept(&mut self) -> Met {
         self.kept = None;
         let what = self
             .keeping
             .as_ref()
             .map(|keeping| format!("disk {}", self.name(keeping.disk)));
         self.progress = what.map(|what| Progress::new(what, true));
-        // Of this disk, which is not always the end: where the operator is asked, the question comes again.
-        let mut is_called_off = false;
-        while self.keeping.is_some() {
+        let mut is_told = false;
+        while let Some(keeping) = &self.keeping {
+            let is_being_called_off = keeping.is_being_called_off();
             match self.wait_for(LONG, |run| run.keeping.is_none()) {
                 Ok(Waited::Done | Waited::TooLong) | Ok(Waited::End(End::HelperEnded { .. })) => {}
-                Ok(Waited::End(_)) if is_called_off => {
-                    self.is_called_off = true;
+                Ok(Waited::End(_)) if is_being_called_off => {
                     self.conclude_keeping(Err(KeepError::CalledOff));
+                    return Met::GivenUp;
                 }
                 Ok(Waited::End(_)) => {
-                    is_called_off = true;
-                    self.is_called_off |= self.on_exit != OnExit::Ask;
+                    is_told = true;
                     self.call_off();
                 }
                 Err(error) => {
                     error!("{}", chain(&error));
-                    return false;
+                    self.conclude_keeping(Err(KeepError::CalledOff));
+                    return Met::Failed;
                 }
             }
         }
-        self.kept.take().unwrap_or(true)
+        let is_kept = self.kept.take().unwrap_or(true);
+        match (is_told, is_kept) {
+            (true, is_kept) => Met::CalledOff { is_kept },
+            (false, true) => Met::Kept,
+            (false, false) => Met::Failed,
+        }
     }
 
     /// How full the overlay of a disk is, if its helper says so.

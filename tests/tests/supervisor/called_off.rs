@@ -1,0 +1,146 @@
+//! What an operator calls off: the commit at the end, an answer to the question there, a save that was begun at the console.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tests::bare;
+use tests::payload::disk::Disk;
+use tests::payload::{Mode, Payload};
+use tests::place::Place;
+use tests::require;
+use tests::rng::Rng;
+use tests::supervised::END;
+
+use crate::support::{DISK, turn};
+
+/// What the guest writes.
+const WRITTEN: u32 = 0x5858_5858;
+
+/// Writes the first cluster of the first disk, which it fills with zeros but for a word.
+fn writer() -> Payload {
+    let disk = Disk::new(0);
+    let program = disk.start(Payload::new(Mode::Protected).store(disk.data(), WRITTEN));
+    disk.write(program, 0, 1).print("written\n")
+}
+
+#[test]
+fn a_signal_during_the_commit_at_the_end_leaves_the_base_old_or_new() {
+    require!(kvm);
+    let _turn = turn();
+    let place = Place::with_noise(DISK, 67);
+    let dir = place.dir().join("images");
+    let golden = dir.join("golden.raw");
+    fs::create_dir(&dir).unwrap();
+    let mut new = place.content().to_vec();
+    new[..4096].fill(0);
+    new[..4].copy_from_slice(&WRITTEN.to_le_bytes());
+    let words = [
+        "--verbose".to_owned(),
+        "--on-exit=commit".to_owned(),
+        format!("--disk={}", golden.display()),
+    ];
+    let mut rng = Rng::new(67);
+    for round in 0..20 {
+        // The last one has no time to be done.
+        let is_vast = round == 19;
+        fs::copy(place.base(), &golden).unwrap();
+        if is_vast {
+            fs::OpenOptions::new()
+                .write(true)
+                .open(&golden)
+                .unwrap()
+                .set_len(1 << 40)
+                .unwrap();
+        }
+        let before = fs::metadata(&golden).unwrap().ino();
+        let mut run = bare::run(&place, "kvm", 0, &writer().power_off())
+            .and(&words)
+            .on_pipes();
+        run.wait_for_said("save 1 began", END);
+        let moment = if is_vast {
+            0
+        } else {
+            u64::try_from(rng.index(20_000)).unwrap()
+        };
+        std::thread::sleep(Duration::from_micros(moment));
+
+        run.signal([Signal::SIGTERM, Signal::SIGINT][round % 2]);
+
+        let ended = run.wait_within(END);
+        let is_new = fs::metadata(&golden).unwrap().ino() != before;
+        assert_eq!(
+            ended.code,
+            Some(if is_new { 0 } else { 17 }),
+            "round {round}: {ended:?}"
+        );
+        assert_eq!(ended.stderr.contains("golden.raw is its new base"), is_new, "{ended:?}");
+        assert_eq!(ended.stderr.contains("is lost"), !is_new, "{ended:?}");
+        assert!(!(is_vast && is_new), "a terabyte in no time");
+        let mut content = vec![0; DISK];
+        fs::File::open(&golden).unwrap().read_exact(&mut content).unwrap();
+        let expected = if is_new { &new[..] } else { place.content() };
+        assert!(content == expected, "round {round}: neither old nor new");
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "something is left");
+    }
+}
+
+/// A save of this disk takes longer than anybody waits.
+fn vast(place: &Place) -> [String; 2] {
+    let vast = place.dir().join("vast");
+    let file = fs::File::create_new(&vast).expect("the place can be written");
+    file.set_len(1 << 40).expect("a hole takes no space");
+    ["--verbose".to_owned(), format!("--disk={}", vast.display())]
+}
+
+#[test]
+fn a_signal_takes_back_an_answer_and_then_the_question() {
+    require!(kvm);
+    let _turn = turn();
+    let place = Place::with_noise(512, 68);
+    let out = place.dir().join("out.raw");
+    let mut run = bare::run(&place, "kvm", 0, &writer().power_off())
+        .and(vast(&place))
+        .and(["--on-exit=ask"])
+        .on_terminal();
+    run.wait_for("? [burn] ", END);
+    run.type_in(&format!("save={}\n", out.display()));
+    run.wait_for("save 1 began", END);
+
+    run.type_in("\x03");
+    run.wait_for("called off", END);
+    run.wait_for_times("? [burn] ", 2, END);
+    run.type_in("\x03");
+
+    let ended = run.wait_within(END);
+    assert_eq!(ended.code, Some(17), "{ended:?}");
+    assert!(!out.exists(), "something is left");
+}
+
+#[test]
+fn what_was_begun_at_the_console_and_called_off_is_no_failure() {
+    require!(kvm);
+    let _turn = turn();
+    let place = Place::with_noise(512, 69);
+    let out = place.dir().join("out.raw");
+    let mut run = bare::run(&place, "kvm", 0, &writer().wait_for_key().power_off())
+        .and(vast(&place))
+        .on_terminal();
+    run.wait_for("written", END);
+    run.type_in("\x01s");
+    run.wait_for("(nothing: go on)? ", END);
+    run.type_in(&format!("save={}\n", out.display()));
+    run.wait_for("save 1 began", END);
+    run.type_in("x");
+    // The bar of what is waited for at the end.
+    run.wait_for("of 1.00 TiB", END);
+
+    run.type_in("\x03");
+
+    let ended = run.wait_within(END);
+    assert_eq!(ended.code, Some(0), "{ended:?}\n{}", run.shown());
+    assert!(run.shown().contains("called off"), "{}", run.shown());
+    assert!(!out.exists(), "something is left");
+}

@@ -1,0 +1,172 @@
+//! What is refused at the start, and that nothing is left of having looked.
+
+use super::*;
+use crate::supervisor::host::Engine;
+use crate::supervisor::plan::Job;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
+
+/// A directory with images.
+struct Scene {
+    dir: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.raw", "b.raw"] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        Self { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A run with disks from these images.
+    fn plan(&self, images: &[&str]) -> Plan {
+        let job = Job {
+            name: "nobody".into(),
+            program: "/bin/false".into(),
+            args: Vec::new(),
+            table: Vec::new(),
+            user: None,
+        };
+        let disks = images.iter().zip('a'..).map(|(image, letter)| PlannedDisk {
+            name: format!("vd{letter} ({image})"),
+            device: format!("vd{letter}"),
+            is_overlaid: true,
+            is_imported: false,
+            control: None,
+            backend: Backend::Helper {
+                image: self.path(image),
+                job: job.clone(),
+            },
+        });
+        Plan {
+            engine: Engine::Kvm,
+            disks: disks.collect(),
+            machine: job.clone(),
+        }
+    }
+
+    /// What is refused of this; nothing is left of it in any case.
+    fn check(&self, images: &[&str], on_exit: &str) -> Result<(), String> {
+        let before = self.names();
+        let outcome = check(&self.plan(images), &on_exit.parse().unwrap());
+        assert_eq!(self.names(), before);
+        outcome
+    }
+
+    fn names(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.dir.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        names.sort();
+        names
+    }
+
+    fn save(&self, name: &str) -> String {
+        format!("save={}", self.path(name).display())
+    }
+}
+
+#[test]
+fn what_can_be_done_at_the_end_is_not_refused_at_the_start() {
+    let scene = Scene::new();
+    symlink("a.raw", scene.path("link")).unwrap();
+
+    for on_exit in ["burn", "ask", "commit", &scene.save("out"), &scene.save("")] {
+        scene.check(&["a.raw", "b.raw"], on_exit).unwrap();
+        scene.check(&["link"], on_exit).unwrap();
+    }
+    for on_exit in ["burn", "ask", &scene.save("out")] {
+        scene.check(&["a.raw", "a.raw"], on_exit).unwrap();
+    }
+}
+
+#[test]
+fn an_output_that_could_not_be_written_is_refused() {
+    let scene = Scene::new();
+    fs::write(scene.path("out-vdb"), "precious").unwrap();
+
+    for (on_exit, why) in [
+        (scene.save("out"), "disk vdb (b.raw): "),
+        (scene.save("out"), "out-vdb is there already"),
+        (scene.save("nowhere/out"), "cannot open the directory"),
+        // Where root cannot write either.
+        ("save=/proc/out".to_owned(), "cannot create /proc/"),
+    ] {
+        let refused = scene.check(&["a.raw", "b.raw"], &on_exit).unwrap_err();
+        assert!(refused.contains(why), "{refused}");
+    }
+    assert_eq!(fs::read(scene.path("out-vdb")).unwrap(), b"precious");
+}
+
+#[test]
+fn a_base_that_could_not_be_replaced_is_refused() {
+    let scene = Scene::new();
+    fs::hard_link(scene.path("a.raw"), scene.path("other name")).unwrap();
+
+    let refused = scene.check(&["b.raw", "a.raw"], "commit").unwrap_err();
+
+    assert!(refused.contains("disk vdb (a.raw): "), "{refused}");
+    assert!(refused.contains("several names (hard links)"), "{refused}");
+    assert!(!refused.contains("stays as it is"), "{refused}");
+    let refused = scene.check(&["nowhere"], "commit").unwrap_err();
+    assert!(refused.contains("cannot find the base"), "{refused}");
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_known_before_the_end() {
+    let scene = Scene::new();
+    if rustix::process::geteuid().is_root() {
+        return;
+    }
+    fs::set_permissions(scene.dir.path(), fs::Permissions::from_mode(0o555)).unwrap();
+
+    let refused = scene.check(&["a.raw"], "commit").unwrap_err();
+
+    assert!(refused.contains("Permission denied"), "{refused}");
+    fs::set_permissions(scene.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn two_disks_are_not_committed_to_one_base() {
+    let scene = Scene::new();
+    symlink("a.raw", scene.path("link")).unwrap();
+
+    let refused = scene.check(&["a.raw", "b.raw", "link"], "commit").unwrap_err();
+
+    assert!(
+        refused.contains("disk vdc (link): its base is also that of disk vda (a.raw)"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn an_imported_base_is_not_committed_to_and_that_is_known_of_asking_too() {
+    let scene = Scene::new();
+    let mut plan = scene.plan(&["a.raw", "b.raw"]);
+    plan.disks[1].is_imported = true;
+
+    let refused = check(&plan, &OnExit::Decided(Fate::Commit)).unwrap_err();
+
+    assert!(refused.contains("--import"), "{refused}");
+    check(&plan, &OnExit::Ask).unwrap();
+    let obstacles = obstacles(&plan, &Fate::Commit);
+    assert_eq!(obstacles.len(), 1, "{obstacles:?}");
+    plan.disks[1].is_overlaid = false;
+    check(&plan, &OnExit::Decided(Fate::Commit)).unwrap();
+}
+
+#[test]
+fn who_tries_costs_nobody_a_commit() {
+    let scene = Scene::new();
+    let plan = scene.plan(&["a.raw"]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..200).for_each(|_| check(&plan, &OnExit::Decided(Fate::Commit)).unwrap()));
+        (0..200).for_each(|_| rehearse(&Fate::Commit, &plan.disks[0]).unwrap());
+    });
+}
