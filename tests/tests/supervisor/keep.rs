@@ -6,9 +6,11 @@ use std::io::{BufRead, BufReader};
 use nix::sys::signal::{Signal, kill};
 use tests::bare;
 use tests::ctl::Ctl;
+use tests::helper::beside_this_test;
 use tests::payload::{Mode, Payload};
 use tests::place::Place;
 use tests::require;
+use tests::require::private_mount_command;
 use tests::supervised::{END, assert_gone};
 
 use crate::support::{DISK, shell, turn};
@@ -145,6 +147,26 @@ fn what_could_not_be_kept_is_refused_before_anything_starts() {
         1,
         "{ended:?}"
     );
+}
+
+#[test]
+fn a_base_that_is_a_mount_point_is_known_not_to_be_replaced() {
+    require!(private_mounts);
+    let place = Place::with_noise(4096, 70);
+    let mounted = place.dir().join("mounted.raw");
+    fs::write(&mounted, "").unwrap();
+    let script =
+        r#"mount --bind "$1" "$2" && exec "$3" run --accel=qemu --dry-run --kernel=k --on-exit=commit --disk="$2""#;
+
+    let ended = private_mount_command()
+        .args(["sh", "-c", script, "sh"])
+        .args([place.base(), mounted, beside_this_test("mayfly")])
+        .output()
+        .unwrap();
+
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(2), "{said}");
+    assert!(said.contains("mounted.raw is a mount point"), "{said}");
 }
 
 #[test]
