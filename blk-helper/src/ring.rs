@@ -109,8 +109,8 @@ pub(crate) struct Ring {
 /// What a worker found at a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// There were requests.
-    pub(crate) some: bool,
+    /// How many requests there were.
+    pub(crate) requests: u16,
     /// There are more, or the driver was not told to kick for them: somebody has to look again.
     pub(crate) look_again: bool,
     /// The operator's limits do not let more through: to be left alone for a while, whoever kicks.
@@ -119,7 +119,7 @@ pub(crate) struct Found {
 
 impl Found {
     const NOTHING: Self = Self {
-        some: false,
+        requests: 0,
         look_again: false,
         later: None,
     };
@@ -200,8 +200,8 @@ impl Ring {
             state.drain(disk, &self.stop, scratch, tally, must_kick)
         };
         let found = match drained {
-            Ok((drained, some)) => Found {
-                some,
+            Ok((drained, requests)) => Found {
+                requests,
                 look_again: drained == Drained::More || drained == Drained::Empty && !must_kick,
                 later: match drained {
                     Drained::Later(later) => Some(later),
@@ -267,7 +267,7 @@ impl RingState {
         }
     }
 
-    /// Tries again what storage has delivered for, and drains the ring. Says also whether anything was answered or parked.
+    /// Tries again what storage has delivered for, and drains the ring. Says also how many requests were taken up or answered.
     fn drain(
         &mut self,
         disk: &Disk,
@@ -275,7 +275,7 @@ impl RingState {
         scratch: &mut Scratch,
         tally: &mut Tally,
         must_kick: bool,
-    ) -> Result<(Drained, bool), RingError> {
+    ) -> Result<(Drained, u16), RingError> {
         let mut work = Work { stop, scratch };
         self.take_turn(disk, tally, |turn| {
             turn.resume(&mut work)?;
@@ -284,7 +284,7 @@ impl RingState {
     }
 
     /// Answers what waits for storage, since the ring is to stop.
-    fn finish(&mut self, disk: &Disk, scratch: &mut Scratch, tally: &mut Tally) -> Result<(Drained, bool), RingError> {
+    fn finish(&mut self, disk: &Disk, scratch: &mut Scratch, tally: &mut Tally) -> Result<(Drained, u16), RingError> {
         /// Storage is waited for as long as it takes: who stops the ring has the patience that it has.
         static GO_ON: AtomicBool = AtomicBool::new(false);
         let mut work = Work { stop: &GO_ON, scratch };
@@ -296,11 +296,11 @@ impl RingState {
         disk: &Disk,
         tally: &mut Tally,
         act: impl FnOnce(&mut Turn<'_, &mut dyn FnMut()>) -> Result<Drained, RingError>,
-    ) -> Result<(Drained, bool), RingError> {
+    ) -> Result<(Drained, u16), RingError> {
         let memory = self.memory.memory();
         let mut vring = self.vring.get_mut();
         let queue = vring.get_queue_mut();
-        let before = (queue.next_avail(), queue.next_used());
+        let (avail, used) = (queue.next_avail(), queue.next_used());
         let mut call = || signal(self.call.as_ref());
         let drained = {
             let mut turn = Turn::new(
@@ -316,7 +316,9 @@ impl RingState {
             let announced = turn.announce();
             drained.and_then(|drained| announced.map(|()| drained))
         };
-        drained.map(|drained| (drained, before != (queue.next_avail(), queue.next_used())))
+        let taken_up = queue.next_avail().wrapping_sub(avail);
+        let answered = queue.next_used().wrapping_sub(used);
+        drained.map(|drained| (drained, taken_up.max(answered)))
     }
 
     /// Signals what is owed.

@@ -118,7 +118,7 @@ impl Draining {
 
     /// Gives each marked ring its turn, and marks those to be looked at again.
     fn look(&mut self, attention: &mut [Attention], pace: &mut Pace) {
-        let mut found = false;
+        let mut found = 0;
         // Whoever looks again soon need not be kicked.
         let must_kick = !pace.is_looking();
         for (ring, attention) in self.rings.iter().zip(attention) {
@@ -127,15 +127,15 @@ impl Draining {
                     self.tally.waited(pause.why, pause.since.elapsed());
                 }
                 let at = ring.turn(&self.disk, &mut self.scratch, &mut self.tally, must_kick);
-                found |= at.some;
+                found = at.requests.max(found);
                 attention.look = at.look_again;
                 attention.pause = at.later.map(Pause::begin);
             }
         }
         if !must_kick {
             let now = Instant::now();
-            if found {
-                pace.found(now);
+            if found > 0 {
+                pace.found(now, found.into());
             }
             // When it does not go on, the next round, in vain, makes drivers kick again.
             pace.goes_on(now);
