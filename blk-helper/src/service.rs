@@ -173,6 +173,7 @@ impl Service {
                 Medium::ReadOnly(_) => None,
                 Medium::Burning(overlay) => Some(overlay.file().number()),
             },
+            output: self.saver.as_ref().map(|saver| saver.output()[0]),
             ..Targets::new(parent)
         }
     }

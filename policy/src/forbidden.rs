@@ -35,6 +35,8 @@ pub struct Targets {
     pub base: Option<RawFd>,
     /// A disk's overlay, which it may read, write and punch.
     pub overlay: Option<RawFd>,
+    /// The number under which a save writes.
+    pub output: Option<RawFd>,
     /// A connection to a disk's backend.
     pub backend: Option<RawFd>,
     /// The pipe with what is typed at a console.
@@ -58,6 +60,7 @@ impl Targets {
         Self {
             base: None,
             overlay: None,
+            output: None,
             backend: None,
             console: None,
             kernel: None,
@@ -84,6 +87,8 @@ enum Aim {
     Base,
     /// The disk's overlay.
     Overlay,
+    /// The number of a save's output.
+    Output,
     /// The connection to a backend.
     Backend,
     /// The console's input.
@@ -105,6 +110,7 @@ impl Aim {
             Self::Nothing => None,
             Self::Base => targets.base,
             Self::Overlay => targets.overlay,
+            Self::Output => targets.output,
             Self::Backend => targets.backend,
             Self::Console => targets.console,
             Self::Kernel => targets.kernel,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Command;
 use std::time::Duration;
 
@@ -309,4 +309,18 @@ fn no_forbidden_act_is_possible_for_an_ordinary_user_either() {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// Only where there is an operator does anything become the output of a save.
+#[test]
+fn a_log_does_not_become_the_output_of_a_save() {
+    let place = Place::with_noise(1 << 20, 1);
+    let end = |act: &str| {
+        let mut attempt = Command::new(program());
+        attempt.arg("--control-path").arg(place.control());
+        attempt.args(["--attempt", act]).output().unwrap()
+    };
+
+    assert_eq!(end("control").stdout, b"it was done\n");
+    assert_eq!(end("log-as-output").status.signal(), Some(nix::libc::SIGSYS));
 }

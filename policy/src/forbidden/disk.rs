@@ -2,7 +2,7 @@
 //!
 //! Lengths are 0 where that is still the act, so that nothing changes.
 
-use super::Aim::{Base, Overlay};
+use super::Aim::{Base, Output, Overlay};
 use super::{Act, NULL, call, number};
 use crate::sys::Argument;
 
@@ -114,5 +114,11 @@ pub(super) const ACTS: &[Act] = &[
         "close-overlay",
         "close the overlay so that its number can mean something else",
         |targets| call(libc::SYS_close, [Overlay.of(targets)]),
+    ),
+    Act::on(
+        Output,
+        "log-as-output",
+        "make what standard error goes to the output of a save",
+        |targets| call(libc::SYS_dup3, [number(2), Output.of(targets), number(libc::O_CLOEXEC)]),
     ),
 ];

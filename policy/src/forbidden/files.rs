@@ -47,6 +47,11 @@ pub(super) const ACTS: &[Act] = &[
             )
         },
     ),
+    Act::new(
+        "dup-log",
+        "get another descriptor for what standard error goes to",
+        |_| call(libc::SYS_fcntl, [number(2), number(libc::F_DUPFD_CLOEXEC), number(3)]),
+    ),
     Act::new("open-by-handle", "open a file by its handle", |targets| {
         // A handle of no bytes: the kernel first asks whether we may.
         let mut handle = [0_u8; 16];

@@ -33,6 +33,12 @@ pub struct HelperDescriptors {
 /// `fd`, the first argument of most calls.
 const FD: Argument = Argument::int(0, "fd");
 
+/// What the process was started with: there may be a log behind them, which is somebody else's file.
+fn standard() -> [Value; 3] {
+    [(0, "standard input"), (1, "standard output"), (2, "standard error")]
+        .map(|(number, role)| Value::descriptor(number, role))
+}
+
 impl HelperDescriptors {
     /// Of a helper that has everything, with an overlay in the clear; its descriptors are `first` to `first + 8`, of which one is
     /// somebody else's.
@@ -60,6 +66,11 @@ impl HelperDescriptors {
     fn files(&self) -> Vec<Value> {
         let output = self.output.map(|[output, _]| Value::descriptor(output, "output"));
         self.disk().into_iter().chain(output).collect()
+    }
+
+    /// What never gets another number, and is never mapped.
+    fn kept_apart(&self) -> Vec<Value> {
+        standard().into_iter().chain(self.files()).collect()
     }
 
     /// What stays open to the end: the disk and, where there are any, the place of a save's output and the ways in for orders.
@@ -136,7 +147,7 @@ pub(super) fn helper_filter_over(c_library: CLibrary, descriptors: &HelperDescri
     Filter::new(rows.concat())
 }
 
-/// Reading the disk's two files.
+/// Reading the disk.
 fn disk_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
     let disk = || FD.is_one_of(descriptors.disk());
     let wait = Argument::int(5, "flags").has_only(named!(RWF_NOWAIT));
@@ -181,14 +192,14 @@ fn save_rows(descriptors: &HelperDescriptors, [output, _]: [RawFd; 2]) -> Vec<Ro
     let mode = Argument::int(1, "mode").is(named!(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE));
     let share = Argument::int(1, "cmd").is(named!(FICLONE));
     let whence = Argument::int(2, "whence").is_one_of(vec![named!(SEEK_DATA), named!(SEEK_HOLE)]);
-    let mut taken = descriptors.disk();
-    taken.extend(descriptors.orders());
-    let from = Argument::int(0, "oldfd").is_none_of(taken);
+    let listener = descriptors.listener.map(|number| Value::descriptor(number, "listener"));
+    let others = standard().into_iter().chain(descriptors.disk()).chain(listener);
+    let from = Argument::int(0, "oldfd").is_none_of(others.chain(descriptors.orders()).collect());
     let to = Argument::int(1, "newfd").is(place());
     let flags = Argument::int(2, "flags").is(named!(O_CLOEXEC));
     let getfl = Argument::int(1, "cmd").is(named!(F_GETFL));
     table! {
-        allow: SYS_dup3 [from, to, flags] "what the operator sent takes the reserved number, and leaves it; neither disk nor operator do";
+        allow: SYS_dup3 [from, to, flags] "what the operator sent takes the reserved number, and leaves it; neither disk nor operator do, nor a log";
         allow: SYS_fcntl [getfl] "whether what the operator sent can be written, and where";
         allow: SYS_pwrite64 [FD.is(place())] "what is saved";
         allow: SYS_ftruncate [FD.is(place())] "its length; none when a save fails";
@@ -234,7 +245,7 @@ fn connection_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
         allow: SYS_ioctl [cmd.is(named!(FIONREAD))] "how much of a message has arrived";
         allow: SYS_fcntl [seals] "whether guest memory is sealed";
         allow: SYS_fcntl [cmd.is(named!(F_GETFD))] "debug builds of Rust make sure that what they close is open";
-        allow: SYS_fcntl [cmd.is(named!(F_DUPFD_CLOEXEC)), FD.is_none_of(descriptors.files())]
+        allow: SYS_fcntl [cmd.is(named!(F_DUPFD_CLOEXEC)), FD.is_none_of(descriptors.kept_apart())]
             "a second handle of a connection: one to look at it, one for the message handling";
         allow: SYS_fstat [] "what kind of file a frontend sent, and how long it is; it takes no path";
         allow: SYS_fstatfs [] "guest memory lies on tmpfs or hugetlbfs, nowhere else; how much the overlay's file system has free";
@@ -260,10 +271,10 @@ fn attach_rows() -> Vec<Row> {
 /// Guest memory.
 fn memory_rows(descriptors: &HelperDescriptors) -> Vec<Row> {
     let shared = Argument::long(3, "flags").is(named!(MAP_SHARED | MAP_NORESERVE));
-    let no_disk: Condition = Argument::int(4, "fd").is_none_of(descriptors.files());
+    let no_file_of_ours: Condition = Argument::int(4, "fd").is_none_of(descriptors.kept_apart());
     let advice = Argument::int(2, "advice").is(named!(MADV_DONTNEED));
     table! {
-        allow: SYS_mmap [data(), shared, no_disk] "guest memory; never the disk, never code";
+        allow: SYS_mmap [data(), shared, no_file_of_ours] "guest memory; never the disk or a log, never code";
         allow: SYS_munmap [] "guest memory of a connection that ended; the allocator";
         allow: SYS_madvise [advice] "a reset empties the map of clusters; the allocator gives memory back";
     }

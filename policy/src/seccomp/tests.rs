@@ -276,7 +276,7 @@ fn frontends_arrive_at_the_listener_only() {
 #[test]
 fn options_of_a_call_are_the_named_ones() {
     let allowed = |call, index: usize, value: i32| {
-        let mut arguments = [0; 6];
+        let mut arguments = with(OTHER);
         arguments[1] = bits(libc::SOL_SOCKET);
         arguments[index] = bits(value);
         verdict(call, arguments) == Verdict::Allowed

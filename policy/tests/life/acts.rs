@@ -29,12 +29,13 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 /// Acts that every process on every machine may perform.
-const EVERYBODY_MAY: [&str; 33] = [
+const EVERYBODY_MAY: [&str; 34] = [
     "open",
     "open-old",
     "openat2",
     "open-root",
     "open-path",
+    "dup-log",
     "create-nameless",
     "stat",
     "readlink",

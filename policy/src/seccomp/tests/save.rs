@@ -21,7 +21,7 @@ fn only_the_reserved_number_changes_its_meaning() {
     let moved = |from, to| verdict(libc::SYS_dup3, [from, to, bits(libc::O_CLOEXEC), 0, 0, 0]);
     assert_eq!(moved(OTHER, OUTPUT), Verdict::Allowed);
     assert_eq!(moved(NOTHING, OUTPUT), Verdict::Allowed);
-    for from in [BASE, OVERLAY, SPARE, CONTROL] {
+    for from in [BASE, OVERLAY, SPARE, CONTROL, CONTROL_LISTENER, LISTENER] {
         assert_eq!(moved(from, OUTPUT), Verdict::Killed, "{from}");
     }
     for to in [0, 1, 2, BASE, OVERLAY, SPARE, CONTROL, LISTENER, OTHER, NOTHING] {
@@ -30,6 +30,23 @@ fn only_the_reserved_number_changes_its_meaning() {
     for lasting in [OUTPUT, NOTHING, SPARE] {
         assert_eq!(verdict(libc::SYS_close, with(lasting)), Verdict::Killed, "{lasting}");
     }
+}
+
+/// What standard output and standard error were redirected to is a file like any other; it used to be possible to make it the
+/// output, and then to empty it.
+#[test]
+fn a_log_does_not_become_the_output_nor_memory() {
+    let shared = bits(libc::MAP_SHARED | libc::MAP_NORESERVE);
+    for log in 0..3 {
+        let output = [log, OUTPUT, bits(libc::O_CLOEXEC), 0, 0, 0];
+        assert_eq!(verdict(libc::SYS_dup3, output), Verdict::Killed, "{log}");
+        let copy = [log, bits(libc::F_DUPFD_CLOEXEC), 3, 0, 0, 0];
+        assert_eq!(verdict(libc::SYS_fcntl, copy), Verdict::Killed, "{log}");
+        let mapped = [0, 4096, 3, shared, log, 0];
+        assert_eq!(verdict(libc::SYS_mmap, mapped), Verdict::Killed, "{log}");
+    }
+    let copy = [OTHER, bits(libc::F_DUPFD_CLOEXEC), 3, 0, 0, 0];
+    assert_eq!(verdict(libc::SYS_fcntl, copy), Verdict::Allowed);
 }
 
 #[test]
