@@ -341,6 +341,8 @@ fn an_error_cannot_steer_a_terminal() {
     let reply = Reply::decode(br#"{"error":"\u001b[2Jno\nmore\u009b1m"}"#).unwrap();
 
     assert_eq!(reply.outcome, Outcome::Error(" [2Jno more 1m".into()));
+    let turned = Reply::error(None, "saved \u{202e}war.ko\u{2069} \u{200b}");
+    assert_eq!(turned.encode(), br#"{"error":"saved  war.ko   "}"#);
     let notice = br#"{"event":{"kind":"save-failed","number":1,"reason":"\u001b[2J"},"missed":0}"#;
     let reason = " [2J".to_owned();
     let event = Event::SaveFailed { number: 1, reason };

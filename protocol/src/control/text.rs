@@ -2,12 +2,13 @@
 //!
 //! For `#[serde(with = "text")]`, so that no way leads past it in either direction.
 
+use crate::text::is_plain;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// About the longest text, in bytes. Even if JSON escapes each character, a message has room for it.
 pub(super) const MAX_TEXT_BYTES: usize = 512;
 
-/// The text without what steers a terminal, and not too long.
+/// The text with spaces for what steers a terminal or is not seen, and not too long.
 pub(super) fn printable(text: &str) -> String {
     let mut clean = String::new();
     for letter in text.chars() {
@@ -15,7 +16,7 @@ pub(super) fn printable(text: &str) -> String {
             clean.push('…');
             break;
         }
-        clean.push(if letter.is_control() { ' ' } else { letter });
+        clean.push(if is_plain(letter) { letter } else { ' ' });
     }
     clean
 }

@@ -7,6 +7,7 @@
 use log::{Level, log, warn};
 use nix::errno::Errno;
 use nix::unistd::read;
+use protocol::text::is_plain;
 use std::fmt::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -188,7 +189,7 @@ impl Lines {
 pub(super) fn readable(bytes: &[u8]) -> String {
     let mut text = String::new();
     for letter in String::from_utf8_lossy(bytes.trim_ascii_end()).chars() {
-        if letter == ' ' || letter == '…' || letter.is_ascii_graphic() || letter.is_alphanumeric() {
+        if is_plain(letter) {
             text.push(letter);
         } else {
             // Writing to a String cannot fail.
