@@ -58,6 +58,12 @@ enum SaveError {
     Write(#[source] io::Error),
     #[error("cannot bring the output onto its medium")]
     Sync(#[source] io::Error),
+    #[error("cannot look at the output")]
+    Look(#[source] io::Error),
+    #[error(
+        "the output has {found} bytes instead of {expected}: somebody else wrote to it, or had it append (O_APPEND)"
+    )]
+    Length { found: u64, expected: u64 },
     #[error("cannot read the disk")]
     Read(#[source] io::Error),
     #[error("the base is shorter than it was at the start")]
@@ -74,8 +80,8 @@ trait Sink {
     fn take(&mut self, run: &FrozenRun, content: &mut [u8]) -> Result<(), SaveError>;
     /// Takes a run without them.
     fn pass(&mut self, run: &FrozenRun) -> Result<(), SaveError>;
-    /// There are no more.
-    fn finish(&mut self) -> Result<(), SaveError>;
+    /// There are no more. Says how long the file must be.
+    fn finish(&mut self) -> Result<u64, SaveError>;
 }
 
 /// The saver, as the control thread knows it.
@@ -249,7 +255,10 @@ impl Saving {
             overlay.frozen_pieces().for_each(|piece| overlay.thaw(piece));
             overlay.thawed();
         }
-        let synced = copied.and_then(|()| self.output.sync().map_err(SaveError::Sync));
+        let synced = copied.and_then(|expected| {
+            self.output.sync().map_err(SaveError::Sync)?;
+            self.check_length(expected)
+        });
         let saved = if self.desk.settle() {
             Err(SaveError::Cancelled)
         } else {
@@ -261,6 +270,17 @@ impl Saving {
         }
         self.output.vacate();
         saved
+    }
+
+    /// Makes sure that what was written came where it belongs, as far as the file's length shows it: whoever shares the open file
+    /// with us can have all our writes appended.
+    fn check_length(&self, expected: u64) -> Result<(), SaveError> {
+        let found = self.output.length().map_err(SaveError::Look)?;
+        if found == expected {
+            Ok(())
+        } else {
+            Err(SaveError::Length { found, expected })
+        }
     }
 
     fn tell(&self, overlay: &Overlay, outcome: Result<(), SaveError>) {
@@ -292,8 +312,8 @@ impl Saving {
     }
 }
 
-/// Brings the frozen disk into `sink`, thawing behind itself.
-fn copy(overlay: &Overlay, desk: &Desk, sink: &mut impl Sink, scratch: &mut Scratch) -> Result<(), SaveError> {
+/// Brings the frozen disk into `sink`, thawing behind itself; says how long the file must be.
+fn copy(overlay: &Overlay, desk: &Desk, sink: &mut impl Sink, scratch: &mut Scratch) -> Result<u64, SaveError> {
     let mut runs = Vec::new();
     for piece in overlay.frozen_pieces() {
         copy_piece(overlay, desk, piece, (sink, scratch), &mut runs)?;
@@ -301,9 +321,9 @@ fn copy(overlay: &Overlay, desk: &Desk, sink: &mut impl Sink, scratch: &mut Scra
         desk.done.fetch_add(piece.len(), Ordering::Relaxed);
     }
     overlay.thawed();
-    sink.finish()?;
+    let length = sink.finish()?;
     if overlay.base().is_whole() {
-        Ok(())
+        Ok(length)
     } else {
         Err(SaveError::BaseShrank)
     }

@@ -142,6 +142,12 @@ impl Output {
         Ok(ioctl_ficlone(&self.place, base)?)
     }
 
+    /// How long the file is.
+    pub(super) fn length(&self) -> io::Result<u64> {
+        let found = file_status(&self.place)?.st_size;
+        Ok(u64::try_from(found).unwrap_or(0))
+    }
+
     /// Waits until everything is on the medium.
     pub(super) fn sync(&self) -> io::Result<()> {
         Ok(retry_on_intr(|| fsync(&self.place))?)

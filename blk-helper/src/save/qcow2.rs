@@ -242,14 +242,16 @@ impl Sink for Delta<'_> {
             .map_err(SaveError::Write)
     }
 
-    fn finish(&mut self) -> Result<(), SaveError> {
+    fn finish(&mut self) -> Result<u64, SaveError> {
         let mut finish = || {
             self.end_l2()?;
             self.end_l1_page()?;
             let counts = self.count()?;
             // The last cluster is whole, also where the disk's is not: readers ask the file for whole clusters.
-            self.output.set_length(self.used.saturating_mul(CLUSTER_BYTES))?;
-            self.output.write(0, &self.header(counts))
+            let length = self.used.saturating_mul(CLUSTER_BYTES);
+            self.output.set_length(length)?;
+            self.output.write(0, &self.header(counts))?;
+            Ok(length)
         };
         finish().map_err(SaveError::Write)
     }

@@ -14,6 +14,7 @@ use std::io;
 pub(super) struct RawImage<'a> {
     output: &'a Output,
     base: &'a Base,
+    bytes: u64,
     /// The base's blocks are there.
     shared: bool,
     /// The stretch with data that the base's file system named last. From where it was asked up to there is a hole.
@@ -28,6 +29,7 @@ impl<'a> RawImage<'a> {
         Ok(Self {
             output,
             base,
+            bytes,
             shared,
             data: (0, 0),
         })
@@ -87,7 +89,7 @@ impl Sink for RawImage<'_> {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<(), SaveError> {
-        Ok(())
+    fn finish(&mut self) -> Result<u64, SaveError> {
+        Ok(self.bytes)
     }
 }

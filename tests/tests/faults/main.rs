@@ -1,5 +1,6 @@
 //! Storage that fails, or does things by halves, below real confined programs: what is spoilt is single system calls.
 
+mod append;
 mod base;
 mod commit;
 mod data_path;
