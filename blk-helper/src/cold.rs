@@ -5,6 +5,7 @@
 //! again from its beginning when that is done, which does no harm, since it has not been answered.
 
 use crate::transfer::Patience;
+use std::io;
 
 /// Most places noted for one request. Whoever needs more finds the others at its next attempt.
 const MOST: usize = 64;
@@ -51,9 +52,10 @@ impl Cold {
         self.patience
     }
 
-    /// Notes what would have had to be waited for.
-    pub(crate) fn note(&mut self, part: Part, offset: u64, bytes: u64) {
-        if self.places.len() < MOST {
+    /// Notes the place from which was `read`, if it would have had to be waited for.
+    pub(crate) fn note(&mut self, read: &io::Result<()>, part: Part, offset: u64, bytes: u64) {
+        let is_cold = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        if read.as_ref().is_err_and(is_cold) && self.places.len() < MOST {
             self.places.push(Place { part, offset, bytes });
         }
     }

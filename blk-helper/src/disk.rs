@@ -74,6 +74,8 @@ pub(crate) enum PutDown {
     Stopped,
     /// Storage has to deliver something first, and the worker does not wait for it.
     Cold,
+    /// The same, for a request that may find no space afterwards: to be held it must be in its ring.
+    ColdInPlace,
     /// The operator's limits do not let it through yet.
     Later(Later),
 }

@@ -3,6 +3,9 @@
 //! A parked request keeps its chain, and with that the guest memory it lies in; whoever takes the memory away empties the
 //! parking first ([`crate::ring::Ring::quiesce`]). It is executed again from its beginning, its chain walked anew.
 //!
+//! One that may have to be held for want of space, and for that must stay in the ring, waits *in its place*: its ring is not popped
+//! until storage has delivered, and all that is kept here is what it waits for.
+//!
 //! Knows nothing of what a request does.
 
 use crate::bell::Nudge;
@@ -20,18 +23,18 @@ const MOST: usize = 128;
 /// Attempts without patience. What was delivered may be evicted again before it is read; after so many the worker waits itself.
 const ATTEMPTS: u32 = 3;
 
-/// A request that waits.
+/// What a request waits for.
 #[derive(Debug)]
-pub(crate) struct Parked {
-    pub(crate) chain: HeldChain,
-    /// When it was taken up.
+pub(crate) struct Wait {
+    /// When the request was taken up.
     pub(crate) begun: Instant,
     delivered: Delivered,
+    /// How often it was executed in vain.
     attempts: u32,
 }
 
-impl Parked {
-    /// How long its next attempt may wait.
+impl Wait {
+    /// How long the next attempt may wait.
     pub(crate) fn patience(&self) -> Patience {
         if self.attempts < ATTEMPTS {
             Patience::None
@@ -41,12 +44,21 @@ impl Parked {
     }
 }
 
+/// A request that waits.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pub(crate) chain: HeldChain,
+    pub(crate) wait: Wait,
+}
+
 /// The requests of one ring that wait.
 #[derive(Debug)]
 pub(crate) struct Parking {
     warmer: Arc<Warmer>,
     nudge: Arc<Nudge>,
     parked: Vec<Parked>,
+    /// What the next request of the ring waits for in its place.
+    next: Option<Wait>,
 }
 
 impl Parking {
@@ -56,41 +68,54 @@ impl Parking {
             warmer,
             nudge,
             parked: Vec::new(),
+            next: None,
         }
     }
 
-    /// Whether nobody waits.
+    /// Whether no request is parked.
     pub(crate) fn is_empty(&self) -> bool {
         self.parked.is_empty()
     }
 
-    /// Whether no more may wait.
-    pub(crate) fn is_full(&self) -> bool {
-        self.parked.len() >= MOST
+    /// Whether the ring is not to be popped: as many as may wait do, or its next request waits in its place.
+    pub(crate) fn keeps_ring(&self) -> bool {
+        self.parked.len() >= MOST || self.next.as_ref().is_some_and(|next| !next.delivered.is_true())
+    }
+
+    /// What the request that was just popped had waited for in its place, if it had.
+    pub(crate) fn take_next(&mut self) -> Option<Wait> {
+        self.next.take()
     }
 
     /// Lets a request wait for `places` that was taken up at `begun`.
     pub(crate) fn park(&mut self, chain: HeldChain, begun: Instant, places: Vec<Place>) {
-        self.add(chain, begun, places, 1);
+        let wait = self.wait(begun, places, None);
+        self.parked.push(Parked { chain, wait });
     }
 
     /// Lets a request wait once more.
     pub(crate) fn park_again(&mut self, parked: Parked, places: Vec<Place>) {
-        self.add(parked.chain, parked.begun, places, parked.attempts.saturating_add(1));
+        let Parked { chain, wait } = parked;
+        let wait = self.wait(wait.begun, places, Some(&wait));
+        self.parked.push(Parked { chain, wait });
     }
 
-    fn add(&mut self, chain: HeldChain, begun: Instant, places: Vec<Place>, attempts: u32) {
-        self.parked.push(Parked {
-            chain,
+    /// Lets the ring's next request wait in its place, where it was put back, perhaps once more.
+    pub(crate) fn keep_next(&mut self, begun: Instant, places: Vec<Place>, before: Option<&Wait>) {
+        self.next = Some(self.wait(begun, places, before));
+    }
+
+    fn wait(&self, begun: Instant, places: Vec<Place>, before: Option<&Wait>) -> Wait {
+        Wait {
             begun,
             delivered: self.warmer.ask(places, &self.nudge),
-            attempts,
-        });
+            attempts: before.map_or(0, |wait| wait.attempts).saturating_add(1),
+        }
     }
 
     /// A request that has waited long enough, if there is one.
     pub(crate) fn take_ready(&mut self) -> Option<Parked> {
-        let ready = self.parked.iter().position(|parked| parked.delivered.is_true())?;
+        let ready = self.parked.iter().position(|parked| parked.wait.delivered.is_true())?;
         Some(self.parked.remove(ready))
     }
 
@@ -99,14 +124,20 @@ impl Parking {
         if self.is_empty() {
             return None;
         }
-        self.warmer.forget(&self.nudge);
+        self.forget();
         Some(self.parked.remove(0))
     }
 
-    /// Forgets all: their ring is broken, and there is nowhere to answer.
+    /// Forgets all: their ring is broken, and there is nowhere to answer; or it was stopped, and the next request may be another.
     pub(crate) fn clear(&mut self) {
         self.parked.clear();
-        // Else a ring that is broken and started again and again would pile them up while storage is slow.
+        // Else a ring that is stopped and started again and again would pile them up while storage is slow.
+        self.forget();
+    }
+
+    /// Nothing that was asked for is needed any more.
+    fn forget(&mut self) {
+        self.next = None;
         self.warmer.forget(&self.nudge);
     }
 }
@@ -134,6 +165,7 @@ mod tests {
             .map(|nudge| Parking::new(Arc::clone(&warmer), Arc::clone(nudge)));
         for _ in 0..1000 {
             let _ = warmer.ask(place(), &rings[0]);
+            parkings[0].keep_next(Instant::now(), place(), None);
             parkings[0].clear();
         }
         let _ = warmer.ask(place(), &rings[1]);
@@ -142,5 +174,25 @@ mod tests {
         parkings[1].clear();
 
         assert_eq!(warmer.waiting(), 0);
+    }
+
+    #[test]
+    fn a_ring_waits_for_its_next_request_until_it_is_forgotten_and_not_for_ever() {
+        let bell = || Arc::new(Bell::new().unwrap());
+        let mut parking = Parking::new(Arc::new(Warmer::new(bell())), Arc::new(Nudge::new(bell())));
+        let mut before = None;
+        for attempt in 1..=ATTEMPTS {
+            parking.keep_next(Instant::now(), Vec::new(), before.as_ref());
+            assert!(parking.keeps_ring() && parking.is_empty());
+            before = parking.take_next();
+            assert!(!parking.keeps_ring());
+            let is_last = before.as_ref().is_some_and(|wait| wait.patience() == Patience::Endless);
+            assert_eq!(is_last, attempt == ATTEMPTS);
+        }
+        parking.keep_next(Instant::now(), Vec::new(), None);
+
+        parking.clear();
+
+        assert!(!parking.keeps_ring());
     }
 }

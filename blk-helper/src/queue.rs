@@ -2,7 +2,7 @@
 //!
 //! Each popped request is completed exactly once: a popped head is a value that only [`Head::complete`], [`Head::put_back`] and
 //! [`Turn::park`] consume. Requests are completed in the order in which they were popped, except for those that wait for
-//! storage: they are parked, and completed when it has delivered. What a guest puts *into* a chain can only fail that request; a
+//! storage: they are parked, and completed when it has delivered; or, where they might have to be held afterwards, put back. What a guest puts *into* a chain can only fail that request; a
 //! ring that cannot be read at all is a [`RingError`], after which nobody touches it again.
 //!
 //! Knows nothing of vhost-user, descriptors of this process, or threads.
@@ -11,7 +11,7 @@ use crate::chain::Walk;
 use crate::disk::{Disk, Done, Later, PutDown};
 use crate::guest_memory::{Memory, MemoryGuard};
 use crate::overlay::Work;
-use crate::parking::{Parked, Parking};
+use crate::parking::{Parked, Parking, Wait};
 use crate::request::Request;
 use crate::stats::{Account, Kind, Tally};
 use crate::transfer::Patience;
@@ -50,7 +50,7 @@ pub(crate) enum Drained {
     Empty,
     /// There is more, but it is another ring's turn.
     More,
-    /// There may be more, but so many requests wait for storage that they come first.
+    /// There may be more, but what waits for storage comes first: the next request itself, or as many as may.
     Waiting,
     /// The ring was told to stop; the request in hand was put back.
     Stopped,
@@ -125,17 +125,24 @@ impl<'t, C: FnMut()> Turn<'t, C> {
         self.queue.disable_notification(memory)?;
         self.tally.begin();
         for _ in 0..budget {
-            if self.parking.is_full() {
+            if self.parking.keeps_ring() {
                 return Ok(Drained::Waiting);
             }
             let Some(chain) = self.pop(must_kick)? else {
                 return Ok(Drained::Empty);
             };
-            let (head, begun) = (Head(chain.head_index()), self.tally.taken_up());
-            work.scratch.cold.set_patience(Patience::None);
+            let (head, before) = (Head(chain.head_index()), self.parking.take_next());
+            let begun = before.as_ref().map_or_else(|| self.tally.taken_up(), |wait| wait.begun);
+            let patience = before.as_ref().map_or(Patience::None, Wait::patience);
+            work.scratch.cold.set_patience(patience);
             match execute(&mut walk, chain, memory, self.disk, work, Attempt::First) {
                 Ok(executed) => self.complete(head, &walk, executed, begun)?,
                 Err(PutDown::Cold) => self.park(head, begun, work)?,
+                Err(PutDown::ColdInPlace) => {
+                    head.put_back(self.queue);
+                    self.parking.keep_next(begun, work.scratch.cold.take(), before.as_ref());
+                    return Ok(Drained::Waiting);
+                }
                 Err(PutDown::Stopped) => {
                     head.put_back(self.queue);
                     return Ok(Drained::Stopped);
@@ -158,7 +165,7 @@ impl<'t, C: FnMut()> Turn<'t, C> {
     /// As [`Self::drain`].
     pub(crate) fn resume(&mut self, work: &mut Work<'_>) -> Result<(), RingError> {
         while let Some(parked) = self.parking.take_ready() {
-            work.scratch.cold.set_patience(parked.patience());
+            work.scratch.cold.set_patience(parked.wait.patience());
             self.retry(parked, work)?;
         }
         Ok(())
@@ -178,7 +185,7 @@ impl<'t, C: FnMut()> Turn<'t, C> {
 
     fn retry(&mut self, parked: Parked, work: &mut Work<'_>) -> Result<(), RingError> {
         let mut walk = Walk::new();
-        let (head, begun) = (Head(parked.chain.head_index()), parked.begun);
+        let (head, begun) = (Head(parked.chain.head_index()), parked.wait.begun);
         let memory = parked.chain.memory();
         match execute(
             &mut walk,
@@ -190,7 +197,7 @@ impl<'t, C: FnMut()> Turn<'t, C> {
         ) {
             Ok(executed) => self.complete(head, &walk, executed, begun),
             // It cannot be put back, since others were popped after it: it goes on waiting.
-            Err(PutDown::Cold | PutDown::Stopped | PutDown::Later(_)) => {
+            Err(PutDown::Cold | PutDown::ColdInPlace | PutDown::Stopped | PutDown::Later(_)) => {
                 self.parking.park_again(parked, work.scratch.cold.take());
                 Ok(())
             }
@@ -286,12 +293,14 @@ fn execute<'m, M: Deref<Target = Memory>>(
     let done = match attempt {
         Attempt::First => {
             disk.admit(&request)?;
-            if request.may_grow() && disk.shortage().policy() == AtLimit::Hold {
+            let executed = match disk.execute(&request, work) {
                 // What was parked could not be held any more.
-                work.scratch.cold.set_patience(Patience::Endless);
-            }
-            let executed = disk.execute(&request, work);
-            if let Err(PutDown::Stopped | PutDown::Later(_)) = executed {
+                Err(PutDown::Cold) if request.may_grow() && disk.shortage().policy() == AtLimit::Hold => {
+                    Err(PutDown::ColdInPlace)
+                }
+                other => other,
+            };
+            if let Err(PutDown::ColdInPlace | PutDown::Stopped | PutDown::Later(_)) = executed {
                 // It goes back into the ring: a held request must not use up what other queues are to have.
                 disk.throttle().put_back(request.moved());
             }

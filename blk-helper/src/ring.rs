@@ -241,7 +241,10 @@ impl Ring {
         let mut waited = Duration::ZERO;
         loop {
             match self.state.try_lock() {
-                Ok(state) if state.parking.is_empty() => return Ok(Quiesced::new(self, state)),
+                Ok(mut state) if state.parking.is_empty() => {
+                    state.parking.clear();
+                    return Ok(Quiesced::new(self, state));
+                }
                 // The worker has still to answer them.
                 Ok(_) => self.nudge.nudge(),
                 Err(TryLockError::Poisoned(poisoned)) => return Ok(Quiesced::new(self, poisoned.into_inner())),

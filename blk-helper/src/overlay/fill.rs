@@ -100,11 +100,8 @@ impl Overlay {
             State::Clean => {
                 content.fill(0);
                 let read = self.base.read_bytes(first_byte, content, patience);
-                read.map_err(OverlayError::io("read the base")).inspect_err(|error| {
-                    if matches!(error, OverlayError::Cold) {
-                        work.scratch.cold.note(Part::Base, first_byte, CLUSTER_BYTES);
-                    }
-                })?;
+                work.scratch.cold.note(&read, Part::Base, first_byte, CLUSTER_BYTES);
+                read.map_err(OverlayError::io("read the base"))?;
             }
             State::Held(slot) | State::Dirty(slot) => self
                 .store

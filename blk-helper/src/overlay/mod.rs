@@ -151,11 +151,8 @@ pub(crate) fn read_base(
 ) -> Result<(), OverlayError> {
     let cold = &mut work.scratch.cold;
     let read = base.read(range, into, cold.patience());
-    read.map_err(OverlayError::io("read the base")).inspect_err(|error| {
-        if matches!(error, OverlayError::Cold) {
-            cold.note(Part::Base, range.start(), range.len());
-        }
-    })
+    cold.note(&read, Part::Base, range.start(), range.len());
+    read.map_err(OverlayError::io("read the base"))
 }
 
 /// Limits an operator sets.

@@ -194,14 +194,8 @@ impl Store {
     pub(super) fn read(&self, slot: Slot, within: u64, into: Buffers<'_>, scratch: &mut Scratch) -> io::Result<()> {
         let patience = self.possible(scratch.cold.patience());
         let read = self.read_with(slot, within, into, scratch, patience);
-        if read
-            .as_ref()
-            .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-        {
-            scratch
-                .cold
-                .note(Part::Overlay, offset(slot, within), bytes(into.len()));
-        }
+        let place = offset(slot, within);
+        scratch.cold.note(&read, Part::Overlay, place, bytes(into.len()));
         read
     }
 
@@ -240,12 +234,7 @@ impl Store {
         let from = offset(slot, bytes(part.start));
         let patience = self.possible(scratch.cold.patience());
         let read = read_bytes_at(&self.file, from, scratch.part(part.clone()), patience);
-        if read
-            .as_ref()
-            .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-        {
-            scratch.cold.note(Part::Overlay, from, bytes(part.len()));
-        }
+        scratch.cold.note(&read, Part::Overlay, from, bytes(part.len()));
         read?;
         scratch.decrypt(slot, part.end)
     }

@@ -3,7 +3,10 @@
 
 use std::time::{Duration, Instant};
 
+use nix::libc::EAGAIN;
 use protocol::control::{AtLimit, Event, LimitsChange, Rate};
+use tests::faults::{Call, Faults, Rule, When};
+use tests::helper::{Helper, HelperBuilder};
 use tests::operator::Operator;
 use tests::place::Place;
 use tests::raw::{IN, IOERR, OK, OUT, RawDisk, UNTOUCHED};
@@ -13,9 +16,12 @@ use crate::limits::{answered, guest, nothing, status, submit};
 use crate::{await_status, read, write};
 
 /// A helper that holds at a quota of one cluster, which is used up, its operator, and its guest.
-fn full_and_holding(place: &Place, rings: u32) -> (tests::helper::Helper, Operator, RawDisk) {
-    let helper = place
-        .helper()
+fn full_and_holding(place: &Place, rings: u32) -> (Helper, Operator, RawDisk) {
+    make_full_and_holding(place.helper(), place, rings)
+}
+
+fn make_full_and_holding(helper: HelperBuilder<'_>, place: &Place, rings: u32) -> (Helper, Operator, RawDisk) {
+    let helper = helper
         .controlled()
         .value("--overlay-limit", "4K")
         .value("--at-limit", "hold")
@@ -141,6 +147,71 @@ fn a_held_write_uses_up_no_rate_however_often_it_is_tried() {
 
     assert_eq!(write(&mut disk, 0, 2), OK, "another queue");
     assert_eq!(other.stats().throttled_us, 0);
+    helper.terminate();
+}
+
+/// The same with one worker for three rings, and ring 1 wants to write a part of a cluster that storage takes its time to deliver.
+fn waiting_for_storage(place: &Place, faults: &Faults) -> (Helper, Operator, RawDisk) {
+    let builder = place.helper().value("--threads", "1").faulty(faults);
+    let (helper, operator, mut disk) = make_full_and_holding(builder, place, 3);
+    let base = helper.descriptors("base");
+    faults.set(&[
+        // The worker's look for it, and whoever reads next.
+        Rule::fail(&[Call::Preadv2], EAGAIN).on(&base).when(When::Nth(1)),
+        Rule::hold(&[Call::Preadv2]).on(&base),
+    ]);
+    submit(&mut disk, 1, 0, OUT, 64);
+    let begun = Instant::now();
+    while faults.spoilt() != [1, 1] {
+        assert!(begun.elapsed() < Duration::from_secs(10), "nobody waits for storage");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    (helper, operator, disk)
+}
+
+/// Its worker used to wait for storage itself, each time it was tried.
+#[test]
+fn a_write_that_waits_for_storage_keeps_its_queue_only_and_is_held_afterwards() {
+    let place = Place::with_noise(1 << 20, 1);
+    let faults = Faults::new(place.dir());
+    let (helper, operator, mut disk) = waiting_for_storage(&place, &faults);
+
+    assert_eq!(write(&mut disk, 0, 2), OK, "another queue of the same worker");
+    submit(&mut disk, 2, 0, IN, 0);
+    answered(&mut disk, 2);
+    assert_eq!(status(&disk, 1, 0), UNTOUCHED);
+
+    faults.clear();
+    assert_eq!(operator.event(), Event::QuotaReached { limit_bytes: 4096 });
+    assert_eq!(status(&disk, 1, 0), UNTOUCHED);
+    Operator::connect(&place.control()).set_limits(LimitsChange {
+        overlay_bytes: Some(8192),
+        ..nothing()
+    });
+    answered(&mut disk, 1);
+    assert_eq!(status(&disk, 1, 0), OK);
+    assert_eq!(read(&mut disk, 64), [0xab; 512]);
+    assert_eq!(read(&mut disk, 65), place.content()[65 * 512..66 * 512]);
+    helper.terminate();
+}
+
+#[test]
+fn a_queue_that_waits_for_storage_so_is_given_back_at_once_with_its_write() {
+    let place = Place::with_noise(1 << 20, 1);
+    let faults = Faults::new(place.dir());
+    let (helper, _operator, disk) = waiting_for_storage(&place, &faults);
+
+    let mut disk = disk.reconnect(helper.socket());
+
+    assert_eq!(status(&disk, 1, 0), UNTOUCHED);
+    Operator::connect(&place.control()).set_limits(LimitsChange {
+        overlay_bytes: Some(8192),
+        ..nothing()
+    });
+    faults.clear();
+    disk.start_ring(1, 0);
+    answered(&mut disk, 1);
+    assert_eq!(status(&disk, 1, 0), OK);
     helper.terminate();
 }
 
