@@ -69,6 +69,39 @@ fn a_reset_disk_is_the_base_again_and_takes_no_space() {
     }
 }
 
+/// What it takes is printed (`--nocapture`). `MAYFLY_RESET_MIB=4096`, with the programs of a release, is what docs/control.md tells.
+#[test]
+fn a_guest_can_have_the_disk_again_however_much_was_written() {
+    let mebibytes = std::env::var("MAYFLY_RESET_MIB").map_or(16, |number| number.parse().expect("a number"));
+    let place = Place::with_noise(4096, 5);
+    let large = place.dir().join("large");
+    std::fs::write(&large, [7; 4096]).unwrap();
+    let base = std::fs::OpenOptions::new().write(true).open(&large).unwrap();
+    base.set_len(mebibytes << 20).unwrap();
+    let (helper, operator) = operated(place.helper().base(&large));
+    let mut client = connect(&helper);
+    fill(&mut client, 9);
+    let dirty = operator.status().overlay.unwrap().dirty_clusters;
+    assert_eq!(dirty, mebibytes << 8);
+    drop(client);
+    let status = || operator.status();
+    let begun = Instant::now();
+    while status().connected {
+        assert!(begun.elapsed() < END, "the guest does not leave");
+    }
+
+    let begun = Instant::now();
+    reset_soon(&operator);
+    let answered = begun.elapsed();
+    let mut client = connect(&helper);
+    assert_eq!(client.read(0, 4096), [7; 4096]);
+    let read = begun.elapsed();
+
+    println!("{mebibytes} MiB dirty: reset after {answered:?}, the next guest has read after {read:?}");
+    assert_eq!(client.read(8192, 4096), [0; 4096]);
+    helper.terminate();
+}
+
 #[test]
 fn a_reset_waits_for_no_other() {
     let place = Place::with_noise(16 << 20, 4);
