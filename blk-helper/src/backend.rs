@@ -114,6 +114,19 @@ impl Backend {
         }
     }
 
+    /// Changes a ring in a way that is always possible.
+    fn change(&mut self, index: impl TryInto<usize>, act: impl FnOnce(&mut Quiesced<'_>)) -> Result<()> {
+        self.with_ring(index, |ring, _| {
+            act(ring);
+            Ok(())
+        })
+    }
+
+    /// Changes all of them so.
+    fn change_all(&mut self, act: impl Fn(&mut Quiesced<'_>)) -> Result<()> {
+        (0..self.rings.len()).try_for_each(|index| self.change(index, &act))
+    }
+
     /// Changes a ring's layout, which a running ring does not allow.
     fn lay_out(&mut self, index: u32, act: impl FnOnce(&mut Quiesced<'_>, &MemoryTable) -> bool) -> Result<()> {
         self.with_ring(index, |ring, table| {
@@ -181,13 +194,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
 
     /// Deprecated; the specification allows to disable all rings, which is the harmless reading of it.
     fn reset_owner(&mut self) -> Result<()> {
-        for index in 0..self.rings.len() {
-            self.with_ring(index, |ring, _| {
-                ring.set_enabled(false);
-                Ok(())
-            })?;
-        }
-        Ok(())
+        self.change_all(|ring| ring.set_enabled(false))
     }
 
     fn reset_device(&mut self) -> Result<()> {
@@ -205,13 +212,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
             Error::FeatureMismatch
         })?;
         let event_idx = self.acked.has(feature::EVENT_IDX);
-        for index in 0..self.rings.len() {
-            self.with_ring(index, |ring, _| {
-                ring.set_event_idx(event_idx);
-                Ok(())
-            })?;
-        }
-        Ok(())
+        self.change_all(|ring| ring.set_event_idx(event_idx))
     }
 
     fn set_mem_table(
@@ -301,25 +302,16 @@ impl VhostUserBackendReqHandlerMut for Backend {
 
     fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
         Self::check_eventfd(file.as_ref())?;
-        self.with_ring(index, |ring, _| {
-            ring.set_call(file);
-            Ok(())
-        })
+        self.change(index, |ring| ring.set_call(file))
     }
 
     fn set_vring_err(&mut self, index: u8, file: Option<File>) -> Result<()> {
         Self::check_eventfd(file.as_ref())?;
-        self.with_ring(index, |ring, _| {
-            ring.set_err(file);
-            Ok(())
-        })
+        self.change(index, |ring| ring.set_err(file))
     }
 
     fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
-        self.with_ring(index, |ring, _| {
-            ring.set_enabled(enable);
-            Ok(())
-        })
+        self.change(index, |ring| ring.set_enabled(enable))
     }
 
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {

@@ -65,21 +65,21 @@ impl Bell {
         let _ = self.epoll.delete(kick);
     }
 
-    /// Waits for the next kicks, at most as long as `patience` says, and tells `kicked` the ring of each. Says what came.
+    /// Waits for the next kicks, at most as long as `sleep` says, and tells `kicked` the ring of each. Says what came.
     ///
     /// # Errors
     /// When waiting fails, which it cannot while the descriptors are ours.
-    pub(crate) fn wait(&self, patience: Patience, mut kicked: impl FnMut(usize)) -> nix::Result<Came> {
+    pub(crate) fn wait(&self, sleep: Sleep, mut kicked: impl FnMut(usize)) -> nix::Result<Came> {
         let mut events = [EpollEvent::empty(); EVENTS];
-        let timeout = match patience {
-            Patience::None => EpollTimeout::ZERO,
-            Patience::Short => EpollTimeout::try_from(LOOK).unwrap_or(EpollTimeout::ZERO),
+        let timeout = match sleep {
+            Sleep::None => EpollTimeout::ZERO,
+            Sleep::Short => EpollTimeout::try_from(LOOK).unwrap_or(EpollTimeout::ZERO),
             // Rounded up, so that the time has come when it is looked at.
-            Patience::AtMost(time) => {
+            Sleep::AtMost(time) => {
                 let millis = time.saturating_add(Duration::from_nanos(999_999)).as_millis();
                 EpollTimeout::try_from(millis.min(60_000)).unwrap_or(EpollTimeout::ZERO)
             }
-            Patience::Endless => EpollTimeout::NONE,
+            Sleep::Endless => EpollTimeout::NONE,
         };
         let count = match self.epoll.wait(&mut events, timeout) {
             Err(nix::Error::EINTR) => return Ok(Came::Kicks),
@@ -134,7 +134,7 @@ impl Nudge {
 
 /// How long to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Patience {
+pub(crate) enum Sleep {
     /// Not at all.
     None,
     /// Until the next look at the control thread.
@@ -162,7 +162,7 @@ mod tests {
 
     fn kicked(bell: &Bell) -> Vec<usize> {
         let mut rings = Vec::new();
-        bell.wait(Patience::None, |ring| rings.push(ring)).unwrap();
+        bell.wait(Sleep::None, |ring| rings.push(ring)).unwrap();
         rings
     }
 

@@ -9,7 +9,8 @@
 
 use std::time::{Duration, Instant};
 
-/// Sleeps before another try, at the least and at the most.
+/// Sleeps before another try, at the least and at the most: a window in vain for eight wake-ups is little beside what they cost. Both
+/// are guesses.
 const EAGER: u32 = 8;
 const RELUCTANT: u32 = 256;
 

@@ -3,7 +3,7 @@
 //! Each proves what confines it, before the filter and under it. One that could not go on would leave something undone in a
 //! live process, so what it cannot handle ends the process.
 
-use crate::bell::{Bell, Came, Patience};
+use crate::bell::{Bell, Came, Sleep};
 #[cfg(fuzzing)]
 use crate::fuzzing::read_back_thread;
 use policy::ThreadEvidence;
@@ -132,6 +132,6 @@ fn live(name: &str, tell: &Sender<Result<ThreadEvidence, policy::StepError>>, be
 
 /// Waits until the bell is rung, whatever else wakes the thread.
 fn await_bell(bell: &Bell) -> nix::Result<()> {
-    while bell.wait(Patience::Endless, |_| {})? != Came::Bell {}
+    while bell.wait(Sleep::Endless, |_| {})? != Came::Bell {}
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! worker finds it at its next attempt. It holds no lock meanwhile, and touches neither guest memory nor ring. The kernel
 //! fetches what workers missed all at once (their attempts began that); here it is only waited for, in order.
 
-use crate::bell::{Bell, Nudge, Patience};
+use crate::bell::{Bell, Nudge, Sleep};
 use crate::cold::Place;
 use crate::disk::Disk;
 use crate::staff::Task;
@@ -91,7 +91,7 @@ impl Task for Warming {
     fn run(self, bell: &Bell) -> nix::Result<Infallible> {
         let mut piece = vec![0; PIECE];
         loop {
-            bell.wait(Patience::Endless, |_| {})?;
+            bell.wait(Sleep::Endless, |_| {})?;
             loop {
                 let Some(job) = self.warmer.jobs().pop_front() else {
                     break;

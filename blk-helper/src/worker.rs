@@ -1,6 +1,6 @@
 //! A worker: a thread that drains its rings, and watches over the control thread while there is nothing to drain.
 
-use crate::bell::{Bell, Patience};
+use crate::bell::{Bell, Sleep};
 use crate::disk::{Disk, Later};
 use crate::overlay::Scratch;
 use crate::pace::Pace;
@@ -89,13 +89,13 @@ impl Draining {
             .map(|pause| pause.until)
             .min();
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        let patience = match (sleeps, self.watcher.is_on(), left) {
-            (false, _, _) => Patience::None,
-            (true, true, left) if left.is_none_or(|left| left >= LOOK) => Patience::Short,
-            (true, _, Some(left)) => Patience::AtMost(left),
-            (true, _, None) => Patience::Endless,
+        let sleep = match (sleeps, self.watcher.is_on(), left) {
+            (false, _, _) => Sleep::None,
+            (true, true, left) if left.is_none_or(|left| left >= LOOK) => Sleep::Short,
+            (true, _, Some(left)) => Sleep::AtMost(left),
+            (true, _, None) => Sleep::Endless,
         };
-        bell.wait(patience, |kicked| {
+        bell.wait(sleep, |kicked| {
             for (ring, attention) in self.rings.iter().zip(&mut *attention) {
                 if ring.index() == kicked {
                     attention.kicked();

@@ -19,13 +19,7 @@ impl Backend {
     /// Forgets all that the frontend said of its rings.
     pub(super) fn reset_rings(&mut self) -> Result<()> {
         self.started.fill(false);
-        for index in 0..self.rings.len() {
-            self.with_ring(index, |ring, _| {
-                ring.reset();
-                Ok(())
-            })?;
-        }
-        Ok(())
+        self.change_all(|ring| ring.reset())
     }
 
     /// The disk has another size: what is read of it from now on says so.

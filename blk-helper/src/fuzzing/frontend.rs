@@ -2,7 +2,7 @@
 
 use super::{DiskSpec, scratches};
 use crate::backend::Backend;
-use crate::bell::{Bell, Nudge, Patience};
+use crate::bell::{Bell, Nudge, Sleep};
 use crate::chain::SEG_MAX;
 use crate::connection::Connection;
 use crate::disk::{Disk, ZERO_LIMITS};
@@ -128,7 +128,7 @@ impl Frontends {
                 *kicked = true;
             }
         };
-        self.bell.wait(Patience::None, note).expect("it can be waited for");
+        self.bell.wait(Sleep::None, note).expect("it can be waited for");
         for (ring, kicked) in self.rings.iter().zip(kicked) {
             if ring.take_nudge() | kicked {
                 let found = ring.turn(&self.disk, &mut self.scratch, &mut self.tally, true);

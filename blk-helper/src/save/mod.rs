@@ -12,7 +12,7 @@ mod output;
 mod qcow2;
 mod raw;
 
-use crate::bell::{Bell, Patience};
+use crate::bell::{Bell, Sleep};
 use crate::disk::{Disk, Medium};
 use crate::events::Events;
 use crate::overlay::{Frozen, FrozenRun, Overlay, Scratch};
@@ -213,7 +213,7 @@ struct Saving {
 impl Task for Saving {
     fn run(mut self, bell: &Bell) -> nix::Result<Infallible> {
         loop {
-            bell.wait(Patience::Endless, |_| {})?;
+            bell.wait(Sleep::Endless, |_| {})?;
             let (order, leftover) = {
                 let mut papers = self.desk.papers();
                 (papers.order.take(), std::mem::take(&mut papers.leftover))
