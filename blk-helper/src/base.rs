@@ -147,11 +147,13 @@ impl Base {
     }
 
     /// Whether it is still as long as it was at the start.
-    pub(crate) fn is_whole(&self) -> bool {
-        file_status(&self.file).is_ok_and(|now| {
-            now.st_mode & libc::S_IFMT != libc::S_IFREG
-                || u64::try_from(now.st_size).is_ok_and(|now| now >= self.length)
-        })
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub(crate) fn is_whole(&self) -> Result<bool, Errno> {
+        let now = file_status(&self.file)?;
+        let is_file = now.st_mode & libc::S_IFMT == libc::S_IFREG;
+        Ok(!is_file || u64::try_from(now.st_size).is_ok_and(|now| now >= self.length))
     }
 
     /// Whether programs that take QEMU's image locks are kept from writing it.

@@ -6,6 +6,7 @@
 //!
 //! Knows nothing of disks; what a descriptor is a test finds in the program's report.
 
+pub mod disk;
 pub mod rule;
 mod tracee;
 pub mod tracer;

@@ -177,6 +177,16 @@ impl Helper {
         numbers
     }
 
+    /// The base, and the overlay's two files.
+    ///
+    /// # Panics
+    ///
+    /// If it has no overlay.
+    #[must_use]
+    pub fn disk(&self) -> Vec<i32> {
+        [self.descriptors("base"), self.descriptors("overlay")].concat()
+    }
+
     /// `/proc/PID/name`.
     #[must_use]
     pub fn proc(&self, name: &str) -> PathBuf {

@@ -32,6 +32,13 @@ const STEP: Duration = Duration::from_millis(5);
 /// The longest that a run may take to end once it was told to: processes end at once, and space is freed quickly in tests.
 pub const END: Duration = Duration::from_secs(10);
 
+/// Exit codes of a run (docs/mayfly.1.md): it could not start,
+pub const CANNOT_START: i32 = 1;
+/// it lost its VMM,
+pub const RUN_FAILED: i32 = 10;
+/// or a disk.
+pub const DISK_LOST: i32 = 12;
+
 const BUILT: &str = "mayfly is built (cargo build --workspace)";
 const DESCRIPTORS: &str = "there are descriptors left";
 

@@ -66,6 +66,8 @@ enum SaveError {
     Length { found: u64, expected: u64 },
     #[error("cannot read the disk")]
     Read(#[source] io::Error),
+    #[error("cannot look at the base")]
+    LookAtBase(#[source] io::Error),
     #[error("the base is shorter than it was at the start")]
     BaseShrank,
     #[error("called off")]
@@ -322,10 +324,10 @@ fn copy(overlay: &Overlay, desk: &Desk, sink: &mut impl Sink, scratch: &mut Scra
     }
     overlay.thawed();
     let length = sink.finish()?;
-    if overlay.base().is_whole() {
-        Ok(length)
-    } else {
-        Err(SaveError::BaseShrank)
+    match overlay.base().is_whole() {
+        Ok(true) => Ok(length),
+        Ok(false) => Err(SaveError::BaseShrank),
+        Err(errno) => Err(SaveError::LookAtBase(errno.into())),
     }
 }
 

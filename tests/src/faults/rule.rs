@@ -28,7 +28,7 @@ pub enum Call {
     Flock,
     /// `lseek`.
     Lseek,
-    /// `fstat`.
+    /// `fstat`, by any of its numbers: two of them look up names as well.
     Fstat,
     /// `fstatfs`.
     Fstatfs,
@@ -36,12 +36,14 @@ pub enum Call {
     Fchmod,
     /// `fchown`.
     Fchown,
+    /// `linkat`.
+    Link,
     /// `renameat`, by any of its numbers.
     Rename,
 }
 
 /// Their numbers.
-const NUMBERS: [(i64, Call); 16] = [
+const NUMBERS: [(i64, Call); 19] = [
     (libc::SYS_pread64, Call::Pread),
     (libc::SYS_preadv2, Call::Preadv2),
     (libc::SYS_pwrite64, Call::Pwrite),
@@ -52,9 +54,12 @@ const NUMBERS: [(i64, Call); 16] = [
     (libc::SYS_flock, Call::Flock),
     (libc::SYS_lseek, Call::Lseek),
     (libc::SYS_fstat, Call::Fstat),
+    (libc::SYS_newfstatat, Call::Fstat),
+    (libc::SYS_statx, Call::Fstat),
     (libc::SYS_fstatfs, Call::Fstatfs),
     (libc::SYS_fchmod, Call::Fchmod),
     (libc::SYS_fchown, Call::Fchown),
+    (libc::SYS_linkat, Call::Link),
     (libc::SYS_rename, Call::Rename),
     (libc::SYS_renameat, Call::Rename),
     (libc::SYS_renameat2, Call::Rename),

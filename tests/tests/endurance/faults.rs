@@ -5,7 +5,8 @@ use std::time::Instant;
 use tests::client::Client;
 use tests::doubt::Doubt;
 use tests::drive::{Notice, Plan, drive_in_doubt};
-use tests::faults::{Call, Faults, Rule, When};
+use tests::faults::disk::every_way;
+use tests::faults::{Faults, Rule, When};
 use tests::model::Model;
 use tests::require;
 use tests::rng::Rng;
@@ -14,9 +15,6 @@ use crate::measure::{Ground, Row, await_leaving, held};
 use crate::{duration, tell, turn};
 
 const DISK: usize = (8 << 20) + 3 * 512;
-const ERRNOS: [i32; 4] = [5, 28, 4, 11];
-const READS: [Call; 1] = [Call::Preadv2];
-const WRITES: [Call; 2] = [Call::Pwrite, Call::Pwritev];
 /// After so many rounds everything has been used once.
 const SETTLED: u64 = 3;
 /// The disk as a whole is compared every so many rounds.
@@ -24,17 +22,11 @@ const EVERY: u64 = 10;
 
 /// Each kind of fault, hardly ever or often.
 fn rules(rng: &mut Rng, disk: &[i32]) -> Vec<Rule> {
-    let mut rules = vec![Rule::short(&READS), Rule::short(&WRITES)];
-    for errno in ERRNOS {
-        rules.push(Rule::fail(&READS, errno));
-        rules.push(Rule::fail(&WRITES, errno));
-        rules.push(Rule::fail(&[Call::Fallocate, Call::Fstatfs], errno));
-    }
-    let mut sometimes = |rule: Rule| {
+    let sometimes = |rule: Rule| {
         let share = [0, 1, 10, 50, 200][rng.index(5)];
         rule.on(disk).when(When::Permille(share))
     };
-    rules.into_iter().map(&mut sometimes).collect()
+    every_way().into_iter().map(sometimes).collect()
 }
 
 #[test]
@@ -46,7 +38,7 @@ fn a_disk_on_failing_storage_agrees_with_the_model() {
     let mut row = Row::begin(&ground);
     let mut helper = ground.place.helper().value("--threads", "2").faulty(&faults).start();
     let idle = held(&helper);
-    let disk = [helper.descriptors("base"), helper.descriptors("overlay")].concat();
+    let disk = helper.disk();
     let (mut model, mut doubt) = (Model::new(ground.place.content()), Doubt::new(DISK));
     let (mut requests, mut failed, mut spoilt, mut rounds) = (0, 0, 0, 0);
     let begun = Instant::now();

@@ -1,15 +1,15 @@
 //! A guest's requests, many at once, under one kind of fault or all: each is answered, with what the disk should hold or with an
 //! error, and those after it work.
 
+use nix::libc::{EAGAIN, EINTR, EIO, ENOSPC};
 use tests::client::{Client, Request, Setup};
 use tests::doubt::Doubt;
 use tests::drive::{Notice, Plan, drive, drive_in_doubt};
+use tests::faults::disk::{READS, WRITES, every_way, requests};
 use tests::faults::{Call, Faults, Rule, When};
 use tests::model::Model;
 use tests::place::Place;
 use tests::require;
-
-use super::{EAGAIN, EINTR, EIO, ENOSPC, READS, WRITES, disk};
 
 const DISK: usize = (2 << 20) + 3 * 512;
 const REQUESTS: u64 = 300;
@@ -42,7 +42,7 @@ fn survives(seed: u64, rules: &[Rule]) -> Outcome {
         let mut helper = helper.faulty(&faults).start();
         let mut client = Client::connect(helper.socket(), plan(seed).setup(2, true));
         let (mut model, mut doubt) = (Model::new(place.content()), Doubt::new(DISK));
-        let on_disk = |rule: &Rule| rule.clone().on(&disk(&helper));
+        let on_disk = |rule: &Rule| rule.clone().on(&helper.disk());
         faults.set_seeded(seed, &rules.iter().map(on_disk).collect::<Vec<_>>());
 
         let tally = drive_in_doubt(&mut client, &mut model, &mut doubt, plan(seed));
@@ -75,8 +75,7 @@ fn what_is_done_by_halves_is_done_to_the_end() {
 #[test]
 fn what_is_interrupted_is_done_again() {
     require!(first_time);
-    let calls = [&READS[..], &WRITES[..], &[Call::Fallocate]].concat();
-    let outcome = survives(2, &[Rule::fail(&calls, EINTR).when(When::Permille(500))]);
+    let outcome = survives(2, &[Rule::fail(&requests(), EINTR).when(When::Permille(500))]);
     assert!(outcome.spoilt > REQUESTS, "{outcome:?}");
     assert_eq!(outcome.failed, 0);
 }
@@ -84,8 +83,7 @@ fn what_is_interrupted_is_done_again() {
 #[test]
 fn errors_of_the_medium_fail_requests_and_nothing_else() {
     require!(first_time);
-    let calls = [&READS[..], &WRITES[..], &[Call::Fallocate]].concat();
-    let outcome = survives(3, &[Rule::fail(&calls, EIO).when(When::Permille(100))]);
+    let outcome = survives(3, &[Rule::fail(&requests(), EIO).when(When::Permille(100))]);
     assert!(outcome.spoilt > 50 && outcome.failed > 50, "{outcome:?}");
 }
 
@@ -115,7 +113,7 @@ fn a_write_that_is_always_to_come_later_is_an_error() {
         let helper = helper.faulty(&faults).start();
         let mut client = Client::connect(helper.socket(), Setup::default());
         client.write(0, &[1; 8192]);
-        faults.set(&[Rule::fail(&WRITES, EAGAIN).on(&disk(&helper))]);
+        faults.set(&[Rule::fail(&WRITES, EAGAIN).on(&helper.disk())]);
         let zeroes = Request::WriteZeroes {
             offset: 512,
             len: 512,
@@ -138,14 +136,8 @@ fn a_write_that_is_always_to_come_later_is_an_error() {
 fn the_disk_agrees_with_the_model_whatever_goes_wrong() {
     require!(first_time);
     let some = |rule: Rule| rule.when(When::Permille(60));
-    let mut rules = vec![some(Rule::short(&READS)), some(Rule::short(&WRITES))];
-    for errno in [EIO, EINTR, EAGAIN, ENOSPC] {
-        rules.push(some(Rule::fail(&READS, errno)));
-        rules.push(some(Rule::fail(&WRITES, errno)));
-        rules.push(some(Rule::fail(&[Call::Fallocate, Call::Fstatfs], errno)));
-    }
 
-    let outcome = survives(6, &rules);
+    let outcome = survives(6, &every_way().into_iter().map(some).collect::<Vec<_>>());
 
     assert!(outcome.spoilt > REQUESTS && outcome.failed > 20, "{outcome:?}");
 }

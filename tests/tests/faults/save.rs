@@ -1,20 +1,20 @@
 //! A save whose output, overlay or base fails: it says so and leaves nothing, or it is whole; the guest goes on.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use nix::libc::{EINTR, EIO};
 use tests::client::{Client, Setup};
 use tests::ctl::Ctl;
 use tests::faults::{Call, Faults, Rule, When};
-use tests::helper::Helper;
+use tests::helper::{Helper, beside_this_test};
 use tests::place::Place;
 use tests::require;
 
-use super::{EINTR, EIO, ENOSPC, OURS, SAVING};
+use super::each::{End, Row};
+use super::{OURS, SAVING, in_a_save};
 
 const DISK: usize = 2 << 20;
-/// More than there are calls in a save.
-const ROUNDS: u64 = 200;
 
 struct Scene<'place> {
     place: &'place Place,
@@ -40,31 +40,44 @@ impl<'place> Scene<'place> {
         guest
     }
 
-    /// Saves; whether there is an image of the disk now, of which there is nothing if not.
-    fn saves(&self, words: &[&str], out: &Path, disk: &[u8]) -> bool {
+    fn out(&self) -> PathBuf {
+        self.place.dir().join("saved")
+    }
+
+    /// Saves, and what the helper called for it failed with `errno`, if something did.
+    fn saves(&self, words: &[&str], disk: &[u8], errno: i32) -> End {
+        let out = self.out();
         let ended = self.ctl.run([&["save", out.to_str().expect(OURS)][..], words].concat());
-        if ended.code != Some(0) {
+        let end = if ended.code == Some(0) { End::Done } else { End::Failed };
+        if end == End::Failed {
             assert_eq!(ended.code, Some(1), "{ended:?}");
-            assert!(ended.stderr.contains("os error"), "{ended:?}");
+        }
+        self.is_left(end, words, disk);
+        end.because(errno, &ended.stderr)
+    }
+
+    /// Makes sure that there is an image of the disk, or nothing where there is to be none, and removes it.
+    fn is_left(&self, end: End, words: &[&str], disk: &[u8]) {
+        let out = self.out();
+        if end == End::Failed {
             let left: Vec<_> = names(self.place.dir()).filter(|name| name.contains("saved")).collect();
             assert!(left.is_empty(), "{left:?}");
-            return false;
+            return;
         }
         let raw = out.with_extension("converted");
         if words.is_empty() {
-            fs::rename(out, &raw).expect(OURS);
+            fs::rename(&out, &raw).expect(OURS);
         } else {
             let convert = ["convert", "-f", "qcow2", "-O", "raw"];
             let done = std::process::Command::new("qemu-img")
                 .args(convert)
-                .args([out, &raw])
+                .args([&out, &raw])
                 .status();
             assert!(done.expect(OURS).success());
             fs::remove_file(out).expect(OURS);
         }
         assert!(fs::read(&raw).expect(OURS) == disk, "{words:?}: another disk was saved");
         fs::remove_file(raw).expect(OURS);
-        true
     }
 }
 
@@ -83,23 +96,53 @@ fn one_that_fails_says_so_and_leaves_nothing() {
     let scene = Scene::new(&place, &faults);
     let mut guest = scene.guest();
     let disk = guest.read_all();
-    let out = place.dir().join("saved");
     for words in FORMATS {
-        let mut failed = 0;
-        for (number, errno) in (1..ROUNDS).zip([EIO, ENOSPC].into_iter().cycle()) {
-            faults.set(&[Rule::fail(&SAVING, errno).when(When::Nth(number))]);
-            let saved = scene.saves(words, &out, &disk);
-            if faults.spoilt().is_empty() {
-                assert!(saved);
-                break;
-            }
-            failed += u64::from(!saved);
-            assert!(number < ROUNDS - 1);
+        for row in in_a_save(&scene.helper, words.is_empty()) {
+            row.try_each(&faults, &mut |errno| scene.saves(words, &disk, errno));
         }
-        assert!(failed > 5, "{words:?}: {failed} failed");
+        // Others look at the base as well, as often as they like: so it is each time.
+        faults.set(&[Rule::fail(&[Call::Fstat], EIO).on(&scene.helper.descriptors("base"))]);
+        assert_eq!(scene.saves(words, &disk, EIO), End::Failed);
         faults.clear();
         guest.write(4096, &[7; 512]);
         assert!(guest.read_all() == disk, "the guest's disk changed");
+    }
+    scene.helper.terminate();
+}
+
+/// The helper has done its part: what `mayfly ctl` calls for the file's name.
+#[test]
+fn one_that_gets_no_name_leaves_nothing() {
+    require!(first_time);
+    let place = Place::with_noise(DISK, 3);
+    let in_helper = Faults::new(place.dir());
+    let scene = Scene::new(&place, &in_helper);
+    let disk = scene.guest().read_all();
+    let dir = place.dir().join("in-ctl");
+    fs::create_dir(&dir).expect(OURS);
+    let faults = Faults::new(&dir);
+    let rows = [
+        Row::these(Call::Flock, &[End::Failed]),
+        Row::these(Call::Link, &[End::Failed]),
+        // The file, and then the directory.
+        Row::these(Call::Fsync, &[End::Failed, End::Unsure]),
+        // Whether the name is free, and how long the file is, twice.
+        Row::mattering(Call::Fstat, 3),
+    ];
+    for row in rows {
+        row.try_each(&faults, &mut |errno| {
+            let mut command = faults.command(beside_this_test("mayfly"));
+            let words = command.arg("ctl").arg(scene.ctl.socket()).arg("save");
+            let output = words.arg(scene.out()).output().expect(OURS);
+            let end = match (output.status.code(), scene.out().exists()) {
+                (Some(0), true) => End::Done,
+                (Some(1), true) => End::Unsure,
+                (Some(1), false) => End::Failed,
+                _ => panic!("{output:?}"),
+            };
+            scene.is_left(end, &[], &disk);
+            end.because(errno, &String::from_utf8_lossy(&output.stderr))
+        });
     }
     scene.helper.terminate();
 }
@@ -110,13 +153,12 @@ fn halves_and_interruptions_are_gone_on_after() {
     let faults = Faults::new(place.dir());
     let scene = Scene::new(&place, &faults);
     let disk = scene.guest().read_all();
-    let out = place.dir().join("saved");
     for words in FORMATS {
         faults.set(&[
             Rule::short(&[Call::Preadv2, Call::Pwrite]).when(When::Permille(500)),
             Rule::fail(&SAVING, EINTR).when(When::Permille(400)),
         ]);
-        assert!(scene.saves(words, &out, &disk), "{words:?} failed");
+        assert_eq!(scene.saves(words, &disk, EINTR), End::Done, "{words:?}");
         assert!(faults.spoilt().iter().all(|count| *count > 2), "{:?}", faults.spoilt());
     }
     faults.clear();

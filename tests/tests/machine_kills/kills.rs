@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
+use protocol::launch::ExitCode;
 use tests::bare;
+use tests::helper::Ended;
 use tests::mounted::{Mounted, free_bytes};
 use tests::orphans;
 use tests::payload::disk::Disk;
@@ -17,7 +19,7 @@ use tests::payload::{Mode, Payload};
 use tests::place::Place;
 use tests::require;
 use tests::rng::Rng;
-use tests::supervised::{END, Running, Supervised};
+use tests::supervised::{CANNOT_START, DISK_LOST, END, RUN_FAILED, Running, Supervised};
 
 use crate::{SOON, turn};
 
@@ -63,13 +65,29 @@ impl Victim {
         }
     }
 
-    /// How the supervisor may end: killed, or with the code for what it lost, while starting or later.
-    fn is_expected(self, code: Option<i32>, signal: Option<i32>) -> bool {
-        match self {
-            Self::Supervisor => signal == Some(9),
-            Self::Helper => [Some(1), Some(12)].contains(&code),
-            Self::Vmm => [Some(1), Some(10)].contains(&code),
-        }
+    /// Whether the supervisor ended as it should: killed, or with the code for what it lost. As long as the guest has not written, it
+    /// may still have been starting.
+    fn is_expected(self, ended: &Ended, written: bool) -> bool {
+        let lost = match self {
+            Self::Supervisor => return ended.signal == Some(Signal::SIGKILL as i32),
+            Self::Helper => DISK_LOST,
+            Self::Vmm => RUN_FAILED,
+        };
+        ended.code == Some(lost) || !written && ended.code == Some(CANNOT_START)
+    }
+
+    /// Whether a process may end so that nobody waits for but us: only those of a supervisor that was killed do.
+    fn is_left_behind(self, status: WaitStatus) -> bool {
+        let told = [
+            // A helper whose frontend, or whose parent, left.
+            ExitCode::Burnt.number(),
+            ExitCode::ParentGone.number(),
+            // A VMM without its disks, at the start and later; its parent's death has the number that it has for helpers.
+            u8::try_from(CANNOT_START).expect("small"),
+            u8::try_from(DISK_LOST).expect("small"),
+        ];
+        let is_told = matches!(status, WaitStatus::Exited(_, code) if told.map(i32::from).contains(&code));
+        self == Self::Supervisor && (is_told || matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)))
     }
 }
 
@@ -101,16 +119,11 @@ impl Ground {
         }
     }
 
-    /// Waits until nothing of a run is left that has no parent any more.
-    fn assert_as_before(&self, round: u64) {
-        let ended = orphans::all_ended_within(END);
-        for status in ended {
-            // Its parent's death, or a disk's, while it starts or later; or the kill that follows from it.
-            let documented = matches!(
-                status,
-                WaitStatus::Exited(_, 0 | 1 | 8 | 12) | WaitStatus::Signaled(_, Signal::SIGKILL, _)
-            );
-            assert!(documented, "round {round}: {status:?}");
+    /// Waits until nothing is left of a run, of which the victim was killed, if one was.
+    fn assert_as_before(&self, victim: Option<Victim>, round: u64) {
+        for status in orphans::all_ended_within(END) {
+            let is_fine = victim.is_some_and(|victim| victim.is_left_behind(status));
+            assert!(is_fine, "round {round}: {victim:?}: {status:?}");
         }
         self.place.assert_nothing_left();
         let begun = Instant::now();
@@ -143,9 +156,9 @@ fn leaves_nothing(victim: Victim, count: u64, machine: impl Fn(&Ground) -> Super
         let ended = run.wait_within(END);
 
         assert_eq!(killed, Ok(()), "round {round}: {ended:?}");
-        assert!(victim.is_expected(ended.code, ended.signal), "round {round}: {ended:?}");
+        assert!(victim.is_expected(&ended, written), "round {round}: {ended:?}");
         assert!(!ended.stderr.contains("a bug"), "round {round}: {ended:?}");
-        ground.assert_as_before(round);
+        ground.assert_as_before(Some(victim), round);
         *if written { &mut late } else { &mut early } += 1;
     }
     works(&ground, &machine, count);
@@ -163,7 +176,7 @@ fn works(ground: &Ground, machine: &Supervised, round: u64) -> Duration {
     run.signal(Signal::SIGTERM);
     let ended = run.wait_within(END);
     assert_eq!(ended.code, Some(128 + 15), "round {round}: {ended:?}");
-    ground.assert_as_before(round);
+    ground.assert_as_before(None, round);
     took
 }
 

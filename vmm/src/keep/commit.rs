@@ -190,7 +190,8 @@ impl Commit {
         let place = self.fresh.place();
         match place.look(&place.name) {
             Ok(found) if is_same(&found, &self.identity) => Ok(()),
-            Ok(_) | Err(_) => Err(CommitError::Replaced(place.path.clone())),
+            Ok(_) | Err(Errno::NOENT) => Err(CommitError::Replaced(place.path.clone())),
+            Err(errno) => Err(failed("look for", &place.path)(errno).into()),
         }
     }
 

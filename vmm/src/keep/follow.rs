@@ -170,7 +170,10 @@ impl Follow {
 
     /// The helper says that it is done, and is not believed where the file cannot be a disk: it may have been taken over.
     fn done(&self, save: &SaveStatus, output: &File) -> SaveEnd {
-        let length = output.metadata().map_or(0, |info| info.len());
+        let length = match output.metadata() {
+            Ok(info) => info.len(),
+            Err(error) => return SaveEnd::Failed(format!("it is done, and its file cannot be looked at: {error}")),
+        };
         let can_be = match self.format {
             SaveFormat::Raw => length == save.total_bytes,
             SaveFormat::Qcow2Delta => length > 0,

@@ -234,8 +234,11 @@ impl Files {
             source,
         })?;
         for ((file, before), path) in again.into_iter().zip(&self.before).zip(self.paths) {
-            let after = File::from(file).metadata();
-            if !after.is_ok_and(|after| is_unchanged(before, &after)) {
+            let after = File::from(file).metadata().map_err(|source| ImportError::Look {
+                path: path.clone(),
+                source,
+            })?;
+            if !is_unchanged(before, &after) {
                 return Err(ImportError::Changed { image, changed: path });
             }
         }
