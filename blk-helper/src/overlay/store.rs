@@ -118,7 +118,7 @@ fn is_memory(file_system: FsType) -> bool {
 }
 
 /// A nameless file: by O_TMPFILE|O_EXCL, which `linkat` cannot give a name later; where the file system has no O_TMPFILE
-/// (9p, NFS, older overlayfs), created under a random name that is removed at once.
+/// (9p, older overlayfs), created under a random name that is removed at once.
 fn nameless(directory: &OwnedFd, path: &Path) -> Result<OwnedFd, OverlayFileError> {
     let create = |how, source: nix::Error| OverlayFileError::Create {
         dir: path.to_owned(),

@@ -38,12 +38,14 @@ pub enum Call {
     Fchown,
     /// `linkat`.
     Link,
+    /// `unlinkat`.
+    Unlink,
     /// `renameat`, by any of its numbers.
     Rename,
 }
 
 /// Their numbers.
-const NUMBERS: [(i64, Call); 19] = [
+const NUMBERS: [(i64, Call); 20] = [
     (libc::SYS_pread64, Call::Pread),
     (libc::SYS_preadv2, Call::Preadv2),
     (libc::SYS_pwrite64, Call::Pwrite),
@@ -60,6 +62,7 @@ const NUMBERS: [(i64, Call); 19] = [
     (libc::SYS_fchmod, Call::Fchmod),
     (libc::SYS_fchown, Call::Fchown),
     (libc::SYS_linkat, Call::Link),
+    (libc::SYS_unlinkat, Call::Unlink),
     (libc::SYS_rename, Call::Rename),
     (libc::SYS_renameat, Call::Rename),
     (libc::SYS_renameat2, Call::Rename),
@@ -150,7 +153,8 @@ impl Rule {
     }
 
     fn fits(&self, call: Call, descriptor: u64) -> bool {
-        let is_meant = |wanted: &i32| u64::try_from(*wanted) == Ok(descriptor);
+        // AT_FDCWD is below 0.
+        let is_meant = |wanted: &i32| u64::from(wanted.cast_unsigned()) == descriptor;
         self.calls.contains(&call) && (self.descriptors.is_empty() || self.descriptors.iter().any(is_meant))
     }
 }

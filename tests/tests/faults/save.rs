@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nix::libc::{EINTR, EIO};
+use nix::libc::{AT_FDCWD, EINTR, EINVAL, EIO};
 use tests::client::{Client, Setup};
 use tests::ctl::Ctl;
 use tests::faults::{Call, Faults, Rule, When};
@@ -110,17 +110,46 @@ fn one_that_fails_says_so_and_leaves_nothing() {
     scene.helper.terminate();
 }
 
-/// The helper has done its part: what `mayfly ctl` calls for the file's name.
+/// What `mayfly ctl` does when the helper has done its part; the helper is left alone.
+struct Naming<'s, 'place> {
+    scene: &'s Scene<'place>,
+    faults: Faults,
+    disk: Vec<u8>,
+}
+
+impl<'s, 'place> Naming<'s, 'place> {
+    fn new(scene: &'s Scene<'place>) -> Self {
+        let dir = scene.place.dir().join("in-ctl");
+        fs::create_dir(&dir).expect(OURS);
+        Self {
+            scene,
+            faults: Faults::new(&dir),
+            disk: scene.guest().read_all(),
+        }
+    }
+
+    fn saves(&self, errno: i32) -> End {
+        let mut command = self.faults.command(beside_this_test("mayfly"));
+        let words = command.arg("ctl").arg(self.scene.ctl.socket()).arg("save");
+        let output = words.arg(self.scene.out()).output().expect(OURS);
+        let end = match (output.status.code(), self.scene.out().exists()) {
+            (Some(0), true) => End::Done,
+            (Some(1), true) => End::Unsure,
+            (Some(1), false) => End::Failed,
+            _ => panic!("{output:?}"),
+        };
+        self.scene.is_left(end, &[], &self.disk);
+        end.because(errno, &String::from_utf8_lossy(&output.stderr))
+    }
+}
+
 #[test]
 fn one_that_gets_no_name_leaves_nothing() {
     require!(first_time);
     let place = Place::with_noise(DISK, 3);
     let in_helper = Faults::new(place.dir());
     let scene = Scene::new(&place, &in_helper);
-    let disk = scene.guest().read_all();
-    let dir = place.dir().join("in-ctl");
-    fs::create_dir(&dir).expect(OURS);
-    let faults = Faults::new(&dir);
+    let naming = Naming::new(&scene);
     let rows = [
         Row::these(Call::Flock, &[End::Failed]),
         Row::these(Call::Link, &[End::Failed]),
@@ -130,20 +159,43 @@ fn one_that_gets_no_name_leaves_nothing() {
         Row::mattering(Call::Fstat, 3),
     ];
     for row in rows {
-        row.try_each(&faults, &mut |errno| {
-            let mut command = faults.command(beside_this_test("mayfly"));
-            let words = command.arg("ctl").arg(scene.ctl.socket()).arg("save");
-            let output = words.arg(scene.out()).output().expect(OURS);
-            let end = match (output.status.code(), scene.out().exists()) {
-                (Some(0), true) => End::Done,
-                (Some(1), true) => End::Unsure,
-                (Some(1), false) => End::Failed,
-                _ => panic!("{output:?}"),
-            };
-            scene.is_left(end, &[], &disk);
-            end.because(errno, &String::from_utf8_lossy(&output.stderr))
-        });
+        row.try_each(&naming.faults, &mut |errno| naming.saves(errno));
     }
+    drop(naming);
+    scene.helper.terminate();
+}
+
+/// As on NFS: no file is without a name, and no name is given so that it replaces none. (A file without a name is only kept where
+/// /proc shows it.)
+#[test]
+fn where_a_name_comes_in_two_steps_it_comes_and_a_second_one_is_no_failure() {
+    let place = Place::with_noise(DISK, 4);
+    let in_helper = Faults::new(place.dir());
+    let scene = Scene::new(&place, &in_helper);
+    let naming = Naming::new(&scene);
+    let second = place.dir().join(".saved.mayfly-new");
+    let two_steps = [
+        Rule::fail(&[Call::Fstat], EIO).on(&[AT_FDCWD]),
+        Rule::fail(&[Call::Rename], EINVAL),
+    ];
+
+    naming.faults.set(&two_steps);
+    assert_eq!(naming.saves(EINVAL), End::Done);
+    assert_eq!(naming.faults.spoilt(), [1, 1]);
+    assert!(!second.exists());
+
+    naming
+        .faults
+        .set(&[&two_steps[..], &[Rule::fail(&[Call::Link], EIO)]].concat());
+    assert_eq!(naming.saves(EIO), End::Failed);
+    assert!(!second.exists());
+
+    naming
+        .faults
+        .set(&[&two_steps[..], &[Rule::fail(&[Call::Unlink], EIO)]].concat());
+    assert_eq!(naming.saves(EIO), End::Done);
+    assert!(second.exists(), "it could not be removed");
+    drop(naming);
     scene.helper.terminate();
 }
 
