@@ -67,8 +67,11 @@ pub(crate) fn answered(disk: &mut RawDisk, ring: usize) {
     assert_eq!(rings[ring].wait_used(memory, 1).len(), 1);
 }
 
+/// How near they come is printed (`--nocapture`), not asserted: a loaded machine may be late. `MAYFLY_LIMIT_SECONDS=10`, with the
+/// programs of a release, gives the figures in docs/control.md.
 #[test]
 fn requests_and_bytes_go_through_at_the_rate_and_the_burst_and_no_faster() {
+    let seconds = std::env::var("MAYFLY_LIMIT_SECONDS").map_or(1, |number| number.parse().expect("a number"));
     let place = Place::with_noise(1 << 20, 1);
     for (change, per_second, burst, cost) in [(Some("--iops"), 200, 20, 1), (None, 200 * 4096, 20 * 4096, 4096)] {
         let mut builder = place.helper().controlled();
@@ -88,11 +91,12 @@ fn requests_and_bytes_go_through_at_the_rate_and_the_burst_and_no_faster() {
         let mut disk = guest(&helper, 1);
 
         let begun = Instant::now();
-        let requests = 150;
+        let requests = (seconds * per_second + burst) / cost;
         for request in 0..requests {
-            assert_eq!(disk.request(OUT, request * 8, &[3; 4096], 0).0, OK);
+            assert_eq!(disk.request(OUT, request % 250 * 8, &[3; 4096], 0).0, OK);
         }
-        let flowed = begun.elapsed().as_nanos() * u128::from(per_second) / 1_000_000_000;
+        let took = begun.elapsed();
+        let flowed = took.as_nanos() * u128::from(per_second) / 1_000_000_000;
         let used = u128::from(requests * cost);
 
         // One request more than the burst: a debt may be left.
@@ -100,6 +104,8 @@ fn requests_and_bytes_go_through_at_the_rate_and_the_burst_and_no_faster() {
             used <= flowed + u128::from(burst + cost),
             "{used} of {flowed} and {burst}"
         );
+        let share = u128::from(seconds * per_second) * 1000 / flowed;
+        println!("{rate:?} for {took:.3?}: {share} thousandths of what it allows beyond the burst");
         operator.set_limits(LimitsChange {
             iops: Some(Rate::UNLIMITED),
             bandwidth: Some(Rate::UNLIMITED),
