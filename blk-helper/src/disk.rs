@@ -3,7 +3,7 @@
 //! No other place decides a status, and nothing below this file knows virtio.
 
 use crate::base::Base;
-use crate::cold::{Part, Place};
+use crate::cold::{Found, Part, Place};
 use crate::overlay::{Overlay, OverlayError, SLICE_BYTES, Work, read_base};
 use crate::request::{MAX_ZERO_SEGMENTS, Request, ZeroSegments};
 use crate::shortage::Shortage;
@@ -299,13 +299,14 @@ impl Disk {
         match &self.medium {
             Medium::ReadOnly(base) => {
                 let mut rest = into;
+                let mut found = Found::default();
                 for slice in range.pieces(SLICE_BYTES) {
                     work.go_on()?;
                     let now;
                     (now, rest) = rest.split_at(slice.len());
-                    read_base(base, slice, now, work)?;
+                    found.go_on(read_base(base, slice, now, work))?;
                 }
-                Ok(())
+                found.all()
             }
             Medium::Burning(overlay) => overlay.read(range, into, work),
         }
@@ -341,9 +342,11 @@ impl Disk {
             }
             self.range(segment.sector, segment.count)?;
         }
+        let mut found = Found::default();
         for segment in segments.iter() {
-            operation(self.range(segment.sector, segment.count)?)?;
+            found.go_on(operation(self.range(segment.sector, segment.count)?))?;
         }
+        found.all()?;
         Ok(0)
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Each popped request is completed exactly once: a popped head is a value that only [`Head::complete`], [`Head::put_back`] and
 //! [`Turn::park`] consume. Requests are completed in the order in which they were popped, except for those that wait for
-//! storage: they are parked, and completed when it has delivered; or, where they might have to be held afterwards, put back. What a guest puts *into* a chain can only fail that request; a
-//! ring that cannot be read at all is a [`RingError`], after which nobody touches it again.
+//! storage: they are parked, and completed when it has delivered; or, where they might have to be held afterwards, put back. What a
+//! guest puts *into* a chain can only fail that request; a ring that cannot be read at all is a [`RingError`], after which nobody
+//! touches it again.
 //!
 //! Knows nothing of vhost-user, descriptors of this process, or threads.
 
@@ -134,7 +135,7 @@ impl<'t, C: FnMut()> Turn<'t, C> {
             let (head, before) = (Head(chain.head_index()), self.parking.take_next());
             let begun = before.as_ref().map_or_else(|| self.tally.taken_up(), |wait| wait.begun);
             let patience = before.as_ref().map_or(Patience::None, Wait::patience);
-            work.scratch.cold.set_patience(patience);
+            work.scratch.cold.begin(patience);
             match execute(&mut walk, chain, memory, self.disk, work, Attempt::First) {
                 Ok(executed) => self.complete(head, &walk, executed, begun)?,
                 Err(PutDown::Cold) => self.park(head, begun, work)?,
@@ -165,7 +166,7 @@ impl<'t, C: FnMut()> Turn<'t, C> {
     /// As [`Self::drain`].
     pub(crate) fn resume(&mut self, work: &mut Work<'_>) -> Result<(), RingError> {
         while let Some(parked) = self.parking.take_ready() {
-            work.scratch.cold.set_patience(parked.wait.patience());
+            work.scratch.cold.begin(parked.wait.patience());
             self.retry(parked, work)?;
         }
         Ok(())
@@ -177,7 +178,7 @@ impl<'t, C: FnMut()> Turn<'t, C> {
     /// As [`Self::drain`].
     pub(crate) fn finish(&mut self, work: &mut Work<'_>) -> Result<(), RingError> {
         while let Some(parked) = self.parking.take_any() {
-            work.scratch.cold.set_patience(Patience::Endless);
+            work.scratch.cold.begin(Patience::Endless);
             self.retry(parked, work)?;
         }
         Ok(())

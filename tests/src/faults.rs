@@ -13,8 +13,8 @@ pub mod tracer;
 
 use std::cell::Cell;
 use std::ffi::OsStr;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -25,16 +25,12 @@ use rule::{Plan, Told};
 
 pub use rule::{Call, Rule, When};
 
-/// How long the file of a plan is. Plans and what is told of them are written at once, at one place, so that nobody reads a half.
-const PLAN_BYTES: usize = 4096;
-
 /// What goes wrong with one program.
 #[derive(Debug)]
 pub struct Faults {
     plan: PathBuf,
     told: PathBuf,
     number: Cell<u64>,
-    file: File,
 }
 
 impl Faults {
@@ -46,15 +42,11 @@ impl Faults {
     #[must_use]
     pub fn new(dir: &Path) -> Self {
         let (plan, told) = (dir.join("faults-plan"), dir.join("faults-told"));
-        let file = File::create(&plan).expect("the place can be written");
-        File::create(&told)
-            .and_then(|file| file.write_all_at(&padded(&Told::default()), 0))
-            .expect("the place can be written");
+        replace(&told, &Told::default()).expect("the place can be written");
         let faults = Self {
             plan,
             told,
             number: Cell::new(0),
-            file,
         };
         faults.clear();
         faults
@@ -79,7 +71,7 @@ impl Faults {
     ///
     /// # Panics
     ///
-    /// If there are more rules than anybody writes.
+    /// If its place is gone.
     pub fn set(&self, rules: &[Rule]) {
         self.set_seeded(0, rules);
     }
@@ -88,7 +80,7 @@ impl Faults {
     ///
     /// # Panics
     ///
-    /// If there are more rules than anybody writes.
+    /// If its place is gone.
     pub fn set_seeded(&self, seed: u64, rules: &[Rule]) {
         self.number.set(self.number.get() + 1);
         let plan = Plan {
@@ -96,9 +88,7 @@ impl Faults {
             seed,
             rules: rules.to_vec(),
         };
-        self.file
-            .write_all_at(&padded(&plan), 0)
-            .expect("the place can be written");
+        replace(&self.plan, &plan).expect("the place can be written");
     }
 
     /// From now on nothing goes wrong.
@@ -113,12 +103,8 @@ impl Faults {
     /// If its file is gone.
     #[must_use]
     pub fn spoilt(&self) -> Vec<u64> {
-        let read = || {
-            let text = std::fs::read(&self.told).expect("it stays as long as its place");
-            serde_json::from_slice::<Told>(text.trim_ascii_end())
-        };
-        // A half of it may be there: not every file system writes and reads at one moment.
-        let told = (0..1000).find_map(|_| read().ok()).expect("the tracer writes JSON");
+        let text = fs::read(&self.told).expect("it stays as long as its place");
+        let told: Told = serde_json::from_slice(&text).expect("the tracer writes JSON");
         if told.plan == self.number.get() {
             told.spoilt
         } else {
@@ -127,10 +113,40 @@ impl Faults {
     }
 }
 
-/// Text of a constant length.
-fn padded(value: &impl Serialize) -> Vec<u8> {
-    let mut text = serde_json::to_vec(value).expect("plain values become JSON");
-    assert!(text.len() <= PLAN_BYTES, "a handful of rules is enough");
-    text.resize(PLAN_BYTES, b' ');
-    text
+/// Writes a file anew, in one step for whoever reads it: never is there a half.
+fn replace(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, serde_json::to_vec(value)?)?;
+    fs::rename(new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::place::Place;
+
+    #[test]
+    fn nobody_reads_half_a_plan() {
+        let place = Place::with_noise(4096, 1);
+        let faults = Faults::new(place.dir());
+        let path = faults.plan.clone();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let text = fs::read(&path).unwrap();
+                    let plan: Plan = serde_json::from_slice(&text).unwrap();
+                    // Long ones and short ones.
+                    assert_eq!(plan.rules.len(), if plan.number % 2 == 1 { 0 } else { 50 });
+                }
+            });
+            for _ in 0..500 {
+                faults.set(&vec![Rule::fail(&[Call::Pread], 5); 50]);
+                faults.clear();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+    }
 }

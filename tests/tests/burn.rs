@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use protocol::launch::ExitCode;
 use tests::abuse::assert_serves;
 use tests::client::{Client, Setup};
+use tests::faults::{Call, Faults, Rule};
 use tests::helper::Helper;
 use tests::mounted::{Mounted, free_bytes};
 use tests::place::Place;
@@ -168,7 +170,7 @@ fn sigterm_under_load_gives_all_space_back_within_a_second() {
 }
 
 #[test]
-fn a_panic_or_any_other_fatal_signal_burns_too() {
+fn any_other_fatal_signal_burns_too() {
     require!(root);
     // What a shell without job control starts in the background ignores SIGQUIT, and so would the helper.
     let status = fs::read_to_string("/proc/self/status").expect("every process has it");
@@ -190,6 +192,34 @@ fn a_panic_or_any_other_fatal_signal_burns_too() {
             assert!(ended.signal.is_some(), "{ended:?}");
         });
     }
+}
+
+/// What there is no way to from outside: of a bug that a worker meets, for which the kernel is made to say that it wrote more than it
+/// was given.
+#[test]
+fn a_panic_of_a_worker_ends_the_whole_process_and_burns() {
+    let place = Place::with_noise(1 << 20, 2);
+    let faults = Faults::new(place.dir());
+    let helper = place.helper().faulty(&faults).start();
+    let mut disk = RawDisk::start(helper.socket(), 1, 64);
+    faults.set(&[Rule::lie(&[Call::Pwrite], 1 << 20).on(&helper.descriptors("overlay"))]);
+    let RawDisk { memory, rings, .. } = &mut disk;
+    memory.write(SMALL, &request_header(OUT, 0));
+    let table = linked(&[
+        Desc::readable(SMALL, 16),
+        Desc::readable(DATA, 4096),
+        Desc::writable(SMALL + 0x100, 1),
+    ]);
+    rings[0].put(memory, 0, &table);
+    rings[0].publish(memory, &[0]);
+    rings[0].kick();
+
+    let ended = helper.wait_within(PATIENCE);
+
+    assert!(ended.stderr.contains("a bug: panicked"), "{ended:?}");
+    ended.assert_code(ExitCode::Panicked);
+    let left = fs::read_dir(place.overlay_dir()).expect("it outlives its helpers");
+    assert_eq!(left.count(), 0);
 }
 
 #[test]

@@ -132,7 +132,7 @@ impl Guest {
         };
         let stop = AtomicBool::new(false);
         let scratch = self.scratch.as_mut().expect("it is given back at the end");
-        scratch.cold.set_patience(Patience::Endless);
+        scratch.cold.begin(Patience::Endless);
         let done = self.disk.execute(&request, &mut Work { stop: &stop, scratch });
         assert_eq!(done.expect("there is all the patience it needs").status, Status::Ok);
         content

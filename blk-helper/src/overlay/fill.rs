@@ -11,7 +11,7 @@ use super::map::{Cluster, State};
 use super::runs::{Run, clusters_of};
 use super::slots::SlotRun;
 use super::{CLUSTER, CLUSTER_BYTES, Overlay, OverlayError, Work};
-use crate::cold::Part;
+use crate::cold::{Found, Part};
 use crate::transfer::Buffers;
 use protocol::units::ByteRange;
 use std::io;
@@ -27,9 +27,12 @@ impl Overlay {
 
         let (for_head, rest) = from.split_at(head.len());
         let (for_whole, for_tail) = rest.split_at(whole.len());
-        self.fill_part(head, work, |old| for_head.copy_to(old))?;
-        self.fill_whole(whole, for_whole, work)?;
-        self.fill_part(tail, work, |old| for_tail.copy_to(old))
+        let mut found = Found::default();
+        found.go_on(self.fill_part(head, work, |old| for_head.copy_to(old)))?;
+        found.go_on(self.fill_part(tail, work, |old| for_tail.copy_to(old)))?;
+        found.all()?;
+        // Last: it is not done twice.
+        self.fill_whole(whole, for_whole, work)
     }
 
     /// Makes `part`, which lies within one cluster and covers no whole one, read as zeros.

@@ -45,7 +45,7 @@ mod sync;
 mod whole;
 
 use crate::base::Base;
-use crate::cold::Part;
+use crate::cold::{Found, Part};
 use crate::transfer::Buffers;
 use floor::Floor;
 use map::{Cluster, ClusterMap, Slot, State};
@@ -220,21 +220,17 @@ impl Overlay {
     /// [`OverlayError`]; what the buffers then hold is unspecified, but always bytes of this disk.
     pub(crate) fn read(&self, range: ByteRange, into: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
         let mut rest = into;
-        let mut cold = false;
+        let mut found = Found::default();
         for slice in range.pieces(REGION_BYTES) {
             work.go_on()?;
             let _shared = self.regions.shared(slice);
             for run in self.runs(slice) {
                 let now;
                 (now, rest) = rest.split_at(run.part.len());
-                match self.read_run(run, now, work) {
-                    // The others are tried all the same, so that storage delivers all that is missing at once.
-                    Err(OverlayError::Cold) => cold = true,
-                    other => other?,
-                }
+                found.go_on(self.read_run(run, now, work))?;
             }
         }
-        if cold { Err(OverlayError::Cold) } else { Ok(()) }
+        found.all()
     }
 
     fn read_run(&self, run: Run, into: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
@@ -257,18 +253,20 @@ impl Overlay {
     /// [`OverlayError`]; each cluster then holds its old bytes or the new ones.
     pub(crate) fn write(&self, range: ByteRange, from: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
         let mut rest = from;
+        let mut found = Found::default();
         for slice in range.pieces(REGION_BYTES) {
             work.go_on()?;
             let now;
             (now, rest) = rest.split_at(slice.len());
-            self.write_slice(slice, now, work)?;
+            found.go_on(self.write_slice(slice, now, work))?;
         }
-        Ok(())
+        found.all()
     }
 
     fn write_slice(&self, slice: ByteRange, from: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
         let _exclusive = self.regions.exclusive(slice);
         let mut rest = from;
+        let mut found = Found::default();
         for run in self.runs_to_change(slice) {
             let now;
             (now, rest) = rest.split_at(run.part.len());
@@ -277,10 +275,10 @@ impl Overlay {
                     .store
                     .write(slot, run.within_cluster(), now, work.scratch)
                     .map_err(OverlayError::io("write the overlay"))?,
-                State::Clean | State::Zero | State::Held(_) => self.fill(run, now, work)?,
+                State::Clean | State::Zero | State::Held(_) => found.go_on(self.fill(run, now, work))?,
             }
         }
-        Ok(())
+        found.all()
     }
 
     /// Forgets the clusters that lie wholly within `range`; they read as zeros afterwards.
@@ -301,15 +299,17 @@ impl Overlay {
     /// # Errors
     /// [`OverlayError`]; each sector then has its old bytes or reads as zeros.
     pub(crate) fn write_zeroes(&self, range: ByteRange, work: &mut Work<'_>) -> Result<(), OverlayError> {
+        let mut found = Found::default();
         for slice in range.pieces(REGION_BYTES) {
             work.go_on()?;
             let _exclusive = self.regions.exclusive(slice);
             let whole = self.whole_clusters(slice);
-            self.zero_part(slice.within(slice.start(), whole.start()), work)?;
+            found.go_on(self.zero_part(slice.within(slice.start(), whole.start()), work))?;
             self.forget(whole)?;
-            self.zero_part(slice.within(whole.end().max(whole.start()), slice.end()), work)?;
+            let tail = slice.within(whole.end().max(whole.start()), slice.end());
+            found.go_on(self.zero_part(tail, work))?;
         }
-        Ok(())
+        found.all()
     }
 
     /// Makes whole clusters Zero and frees their slots.

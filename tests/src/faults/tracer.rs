@@ -6,10 +6,8 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 use std::thread::sleep;
@@ -22,9 +20,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::replace;
 use super::rule::{Call, Course, Effect, Plan};
 use super::tracee::{Aftermath, Memory, Stopped};
-use super::{PLAN_BYTES, padded};
 
 /// Stops itself before it becomes the program.
 const LAUNCH: &str = r#"kill -STOP $$; exec "$@""#;
@@ -32,20 +30,20 @@ const LAUNCH: &str = r#"kill -STOP $$; exec "$@""#;
 /// The plan as it stands in its file, which a test replaces whenever it likes.
 #[derive(Debug)]
 struct Orders {
-    plan: File,
-    told: File,
+    plan: PathBuf,
+    told: PathBuf,
     text: Vec<u8>,
     course: Course,
 }
 
 impl Orders {
-    fn open(plan: &Path, told: &Path) -> io::Result<Self> {
-        Ok(Self {
-            plan: File::open(plan)?,
-            told: File::options().write(true).open(told)?,
+    fn new(plan: &Path, told: &Path) -> Self {
+        Self {
+            plan: plan.to_owned(),
+            told: told.to_owned(),
             text: Vec::new(),
             course: Course::new(Plan::default()),
-        })
+        }
     }
 
     /// What is to happen to a call.
@@ -53,22 +51,17 @@ impl Orders {
         self.are_new()?;
         let effect = self.course.decide(call, descriptor);
         if effect.is_some() {
-            self.told.write_all_at(&padded(self.course.told()), 0)?;
+            replace(&self.told, self.course.told())?;
         }
         Ok(effect)
     }
 
     /// Whether there is another plan than before, which is followed from now on.
     fn are_new(&mut self) -> io::Result<bool> {
-        let mut text = vec![0; PLAN_BYTES];
-        self.plan.read_exact_at(&mut text, 0)?;
+        let text = std::fs::read(&self.plan)?;
         let new = text != self.text;
         if new {
-            // A half of it may be there: not every file system writes and reads at one moment.
-            let Ok(plan) = serde_json::from_slice(text.trim_ascii_end()) else {
-                return self.are_new();
-            };
-            self.course = Course::new(plan);
+            self.course = Course::new(serde_json::from_slice(&text)?);
             self.text = text;
         }
         Ok(new)
@@ -108,7 +101,7 @@ pub enum End {
 /// What the kernel refuses, and a plan that cannot be read.
 pub fn run(plan: &Path, told: &Path, program: &[impl AsRef<OsStr>]) -> io::Result<End> {
     let mut tracer = Tracer {
-        orders: Orders::open(plan, told)?,
+        orders: Orders::new(plan, told),
         memories: HashMap::new(),
         groups: HashMap::new(),
         aftermaths: HashMap::new(),

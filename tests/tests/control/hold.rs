@@ -9,7 +9,9 @@ use tests::faults::{Call, Faults, Rule, When};
 use tests::helper::{Helper, HelperBuilder};
 use tests::operator::Operator;
 use tests::place::Place;
-use tests::raw::{IN, IOERR, OK, OUT, RawDisk, UNTOUCHED};
+use tests::raw::{
+    DATA, Desc, IN, IOERR, OK, OUT, RawDisk, SMALL, UNTOUCHED, WRITE_ZEROES, linked, request_header, zero_segment,
+};
 use tests::require;
 
 use crate::limits::{answered, guest, nothing, status, submit};
@@ -150,23 +152,79 @@ fn a_held_write_uses_up_no_rate_however_often_it_is_tried() {
     helper.terminate();
 }
 
-/// The same with one worker for three rings, and ring 1 wants to write a part of a cluster that storage takes its time to deliver.
-fn waiting_for_storage(place: &Place, faults: &Faults) -> (Helper, Operator, RawDisk) {
+/// The same with one worker for three rings, and ring 1 `wants` to change parts of `cold` clusters that storage takes its time to deliver.
+fn waiting_for_storage(
+    place: &Place,
+    faults: &Faults,
+    cold: usize,
+    wants: impl FnOnce(&mut RawDisk),
+) -> (Helper, Operator, RawDisk) {
     let builder = place.helper().value("--threads", "1").faulty(faults);
     let (helper, operator, mut disk) = make_full_and_holding(builder, place, 3);
     let base = helper.descriptors("base");
-    faults.set(&[
-        // The worker's look for it, and whoever reads next.
-        Rule::fail(&[Call::Preadv2], EAGAIN).on(&base).when(When::Nth(1)),
-        Rule::hold(&[Call::Preadv2]).on(&base),
-    ]);
-    submit(&mut disk, 1, 0, OUT, 64);
+    // The worker's look for each, and whoever reads next.
+    let look = Rule::fail(&[Call::Preadv2], EAGAIN).on(&base).when(When::Nth(1));
+    let mut rules = vec![look; cold];
+    rules.push(Rule::hold(&[Call::Preadv2]).on(&base));
+    faults.set(&rules);
+    wants(&mut disk);
     let begun = Instant::now();
-    while faults.spoilt() != [1, 1] {
+    while faults.spoilt() != vec![1; cold + 1] {
         assert!(begun.elapsed() < Duration::from_secs(10), "nobody waits for storage");
         std::thread::sleep(Duration::from_millis(1));
     }
     (helper, operator, disk)
+}
+
+fn part_of_a_cluster(disk: &mut RawDisk) {
+    submit(disk, 1, 0, OUT, 64);
+}
+
+/// Makes two pieces of eight sectors zeros that begin and end within clusters.
+fn parts_of_four_clusters(disk: &mut RawDisk) {
+    let RawDisk { memory, rings, .. } = disk;
+    memory.write(SMALL, &request_header(WRITE_ZEROES, 0));
+    let segments = [zero_segment(68, 8, 0), zero_segment(132, 8, 0)].concat();
+    memory.write(DATA, &segments);
+    memory.write(SMALL + 0x100, &[UNTOUCHED]);
+    let table = linked(&[
+        Desc::readable(SMALL, 16),
+        Desc::readable(DATA, 32),
+        Desc::writable(SMALL + 0x100, 1),
+    ]);
+    rings[1].put(memory, 0, &table);
+    rings[1].publish(memory, &[0]);
+    rings[1].kick();
+}
+
+/// The worker has only so many attempts before it waits itself: what a request needs it must find at one.
+#[test]
+fn a_write_that_waits_for_storage_in_many_places_keeps_its_queue_only() {
+    let place = Place::with_noise(1 << 20, 1);
+    let faults = Faults::new(place.dir());
+    let (helper, operator, mut disk) = waiting_for_storage(&place, &faults, 4, parts_of_four_clusters);
+
+    submit(&mut disk, 2, 0, IN, 0);
+    answered(&mut disk, 2);
+
+    Operator::connect(&place.control()).set_limits(LimitsChange {
+        overlay_bytes: Some(5 * 4096),
+        ..nothing()
+    });
+    faults.clear();
+    answered(&mut disk, 1);
+    assert_eq!(disk.memory.read(SMALL + 0x100, 1), [OK]);
+    for zeroed in [68, 132] {
+        let content = |sector: u64| usize::try_from(sector * 512).unwrap();
+        assert_eq!(read(&mut disk, zeroed), [0; 512]);
+        assert_eq!(read(&mut disk, zeroed + 7), [0; 512]);
+        let before = content(zeroed - 1);
+        assert_eq!(read(&mut disk, zeroed - 1), place.content()[before..before + 512]);
+        let behind = content(zeroed + 8);
+        assert_eq!(read(&mut disk, zeroed + 8), place.content()[behind..behind + 512]);
+    }
+    drop(operator);
+    helper.terminate();
 }
 
 /// Its worker used to wait for storage itself, each time it was tried.
@@ -174,7 +232,7 @@ fn waiting_for_storage(place: &Place, faults: &Faults) -> (Helper, Operator, Raw
 fn a_write_that_waits_for_storage_keeps_its_queue_only_and_is_held_afterwards() {
     let place = Place::with_noise(1 << 20, 1);
     let faults = Faults::new(place.dir());
-    let (helper, operator, mut disk) = waiting_for_storage(&place, &faults);
+    let (helper, operator, mut disk) = waiting_for_storage(&place, &faults, 1, part_of_a_cluster);
 
     assert_eq!(write(&mut disk, 0, 2), OK, "another queue of the same worker");
     submit(&mut disk, 2, 0, IN, 0);
@@ -199,7 +257,7 @@ fn a_write_that_waits_for_storage_keeps_its_queue_only_and_is_held_afterwards() 
 fn a_queue_that_waits_for_storage_so_is_given_back_at_once_with_its_write() {
     let place = Place::with_noise(1 << 20, 1);
     let faults = Faults::new(place.dir());
-    let (helper, _operator, disk) = waiting_for_storage(&place, &faults);
+    let (helper, _operator, disk) = waiting_for_storage(&place, &faults, 1, part_of_a_cluster);
 
     let mut disk = disk.reconnect(helper.socket());
 

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc::EIO;
 use protocol::control::{Command, SaveFormat, SaveRequest, SaveState};
 use tests::client::{Client, Setup};
 use tests::faults::{Call, Faults, Rule, When};
@@ -14,6 +15,8 @@ use tests::place::Place;
 use super::OURS;
 
 const DISK: usize = 1 << 20;
+/// More than a save of this disk has writes.
+const MOST: u64 = 100;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Asks until `so` says something.
@@ -44,24 +47,43 @@ fn what_was_saved_into_a_file_that_appends_is_not_called_done() {
     let disk = guest.read_all();
     let output = helper.descriptors("place of a save's output");
     let formats = [(SaveFormat::Raw, None), (SaveFormat::Qcow2Delta, Some("base.raw"))];
-    // From its first write on, and for its last: in a delta the header, when all else is where it should be.
-    for ((format, backing), nth) in formats.into_iter().flat_map(|format| [(format, 1), (format, 6)]) {
+    let saves = |(format, backing): (SaveFormat, Option<&str>), rule: Rule| {
         let mut options = OpenOptions::new();
         let path = place.dir().join("saved");
         let file = options.create(true).write(true).truncate(true).open(path).expect(OURS);
-        faults.set(&[Rule::hold(&[Call::Pwrite]).on(&output).when(When::Nth(nth))]);
+        faults.set(&[rule.on(&output)]);
         let backing = backing.map(str::to_owned);
         let begun = operator.ask(Command::Save(SaveRequest { format, backing }), &[file.as_fd()]);
         begun.expect("the output is as it should be");
+        file
+    };
+    let ended = || {
+        eventually("it does not end", || {
+            let save = operator.status().save.expect("there was one");
+            (save.state != SaveState::Running).then_some(save.state)
+        })
+    };
+    // From its first write on, and for its last: in a delta the header, when all else is where it should be.
+    let both = formats.map(|format| {
+        // One write after the other fails, once, until there is none left.
+        let fails = |nth: &u64| {
+            drop(saves(format, Rule::fail(&[Call::Pwrite], EIO).when(When::Nth(*nth))));
+            let ended = ended();
+            assert_eq!(ended == SaveState::Done, faults.spoilt().is_empty(), "{ended:?}");
+            ended != SaveState::Done
+        };
+        let count = (1..MOST).take_while(fails).last().expect("it writes");
+        assert!(count > 1, "its first write is not its last");
+        [(format, 1), (format, count)]
+    });
+    for (format, nth) in both.into_iter().flatten() {
+        let file = saves(format, Rule::hold(&[Call::Pwrite]).when(When::Nth(nth)));
         eventually("nothing is written", || (faults.spoilt() == [1]).then_some(()));
 
         append_from_now_on(&file);
         faults.clear();
 
-        let ended = eventually("it does not end", || {
-            let save = operator.status().save.expect("there was one");
-            (save.state != SaveState::Running).then_some(save.state)
-        });
+        let ended = ended();
         assert!(
             matches!(&ended, SaveState::Failed(why) if why.contains("O_APPEND")),
             "{ended:?}"

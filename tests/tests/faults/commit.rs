@@ -20,15 +20,24 @@ const DISK: usize = 1 << 20;
 /// Whose the base is, where it can be somebody else's.
 const OTHER: u32 = 1;
 
+/// What becomes of a commit when the base or the new file cannot be looked at: it is refused where what the new file has of the old one
+/// is compared, for --new-owner helps.
+const LOOKS: [End; 10] = {
+    use End::{Failed, Refused};
+    [
+        Failed, Failed, Failed, Refused, Refused, Failed, Refused, Refused, Failed, Failed,
+    ]
+};
+
 /// All that `mayfly ctl` calls for files in a commit, and what becomes of the commit when that fails; the helper saves.
 fn in_ctl() -> Vec<Row> {
     let mut rows = vec![
         // The old base, the new one.
         Row::these(Call::Flock, &[End::Failed; 2]),
         // The old one's mode, none for others until it is whole, and again the old one's.
-        Row::these(Call::Fchmod, &[End::Failed; 3]),
+        Row::these(Call::Fchmod, &[End::Refused, End::Failed, End::Refused]),
         // What the new base begins with.
-        Row::these(Call::Pread, &[End::Failed]),
+        Row::these(Call::Pread, &[End::Refused]),
         // Its name for a moment, and its name.
         Row::these(Call::Link, &[End::Failed]),
         Row::these(Call::Rename, &[End::Failed]),
@@ -36,11 +45,11 @@ fn in_ctl() -> Vec<Row> {
         Row::these(Call::Fsync, &[End::Failed, End::Unsure]),
         // What the old base is, whether the path leads to it (before and after), and what the new file has of it and how long it is.
         // Not needed: whether the directory is sticky, whether there is a /proc for files without names, and what is looked at to print.
-        Row::mattering(Call::Fstat, 10),
+        Row::mattering(Call::Fstat, &LOOKS),
     ];
     if Uid::effective().is_root() {
         // The old one's owner.
-        rows.push(Row::these(Call::Fchown, &[End::Failed]));
+        rows.push(Row::these(Call::Fchown, &[End::Refused]));
     }
     rows
 }
@@ -104,10 +113,11 @@ impl<'place> Scene<'place> {
         let end = match output.status.code() {
             Some(0) => End::Done,
             Some(1) if said.contains("the base is the new one") => End::Unsure,
-            Some(1 | 22) => End::Failed,
+            Some(1) => End::Failed,
+            Some(22) => End::Refused,
             _ => panic!("{output:?}"),
         };
-        let expected = if end == End::Failed { &old } else { disk };
+        let expected = if end.is_bad() { &old } else { disk };
         assert!(
             fs::read(&self.base).expect(OURS) == expected,
             "neither old nor new: {output:?}"
@@ -151,7 +161,7 @@ impl Deed for Commits<'_, '_> {
     fn act(&mut self, errno: i32) -> End {
         let (helper, disk) = self.helper.take().expect("it is prepared");
         let end = self.scene.commit(&disk, errno);
-        if end == End::Failed {
+        if end.is_bad() {
             self.helper = Some((helper, disk));
         } else {
             // It goes on with the old base.

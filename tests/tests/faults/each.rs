@@ -15,9 +15,16 @@ pub(crate) enum End {
     Unsure,
     /// It was given up.
     Failed,
+    /// It was given up, by the exit code that says that nothing has changed.
+    Refused,
 }
 
 impl End {
+    /// Whether it was given up.
+    pub(crate) fn is_bad(self) -> bool {
+        matches!(self, Self::Failed | Self::Refused)
+    }
+
     /// The same, where what was said is `said`: an end that is not a good one must name the error.
     pub(crate) fn because(self, errno: i32, said: &str) -> Self {
         assert!(
@@ -52,8 +59,8 @@ enum Ends {
     IfAny(End),
     /// One for each call.
     These(Vec<End>),
-    /// With at least so many of the calls it is given up; with the others it is well.
-    Mattering(usize),
+    /// One for each call that matters; with the others, between which they are, it is well.
+    Mattering(Vec<End>),
 }
 
 /// A kind of call.
@@ -93,10 +100,10 @@ impl Row {
         }
     }
 
-    /// So many of the calls are made for what cannot be done without, or more; the others are not needed.
-    pub(crate) fn mattering(call: Call, count: usize) -> Self {
+    /// So many of the calls are made for what cannot be done without, and for each it is this end; the others are not needed.
+    pub(crate) fn mattering(call: Call, ends: &[End]) -> Self {
         Self {
-            ends: Ends::Mattering(count),
+            ends: Ends::Mattering(ends.to_vec()),
             ..Self::always(call, End::Failed)
         }
     }
@@ -111,12 +118,11 @@ impl Row {
     pub(crate) fn try_each(&self, faults: &Faults, deed: &mut impl Deed) {
         for errno in [EIO, ENOSPC] {
             let found = self.ends(faults, errno, deed);
-            let count = |end| found.iter().filter(|found| **found == end).count();
             let are_right = match &self.ends {
                 Ends::Always(end) => !found.is_empty() && found.iter().all(|found| found == end),
                 Ends::IfAny(end) => found.iter().all(|found| found == end),
                 Ends::These(ends) => found == *ends,
-                Ends::Mattering(least) => count(End::Failed) >= *least && count(End::Unsure) == 0,
+                Ends::Mattering(ends) => found.iter().filter(|found| **found != End::Done).eq(ends),
             };
             assert!(are_right, "{errno}: {found:?} of {self:?}");
         }

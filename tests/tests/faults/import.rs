@@ -86,7 +86,8 @@ impl<'place> Scene<'place> {
         );
         let said = String::from_utf8_lossy(&output.stderr);
         if end == End::Failed && said.contains("layer of confinement failed") {
-            // It looks at more than files for that, and says what it misses rather than why.
+            // The reading process looks at directories for that, whose numbers images have later, and says what it misses
+            // rather than why.
             return end;
         }
         end.because(errno, &said)
@@ -126,7 +127,10 @@ fn one_that_fails_leaves_nothing() {
         // and 4; what else is sought in, directories, is not always the same.)
         Row::these(Call::Lseek, &[End::Failed, End::Failed, End::Failed, End::Done]).on(&[3, 4]),
         // What each image is, twice, and whether the name is free.
-        Row::mattering(Call::Fstat, 5).on(&[3, 4, 5]),
+        Row::mattering(Call::Fstat, &[End::Failed; 2]).on(&[3]),
+        Row::mattering(Call::Fstat, &[End::Failed; 2]).on(&[4]),
+        // Under load not always that number.
+        Row::if_any(Call::Fstat, End::Failed).on(&[5]),
     ];
     for row in rows {
         row.try_each(&scene.faults, &mut |errno| scene.import(errno));

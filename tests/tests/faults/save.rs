@@ -156,7 +156,7 @@ fn one_that_gets_no_name_leaves_nothing() {
         // The file, and then the directory.
         Row::these(Call::Fsync, &[End::Failed, End::Unsure]),
         // Whether the name is free, and how long the file is, twice.
-        Row::mattering(Call::Fstat, 3),
+        Row::mattering(Call::Fstat, &[End::Failed; 3]),
     ];
     for row in rows {
         row.try_each(&naming.faults, &mut |errno| naming.saves(errno));
