@@ -57,6 +57,18 @@ fn with_import_it_is_made_once_and_again_when_it_has_changed() {
     let dry = run(&place, &["--import", "--dry-run"]);
     assert_eq!(dry.code, Some(0), "{dry:?}");
     assert!(dry.stderr.contains("would be imported into"), "{dry:?}");
+    // What the run refuses of the image once it is made.
+    for words in [
+        &["--import", "--on-exit=commit"][..],
+        &["--import", "--on-exit=commit", "--dry-run"],
+    ] {
+        let refused = run(&place, words);
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(refused.stderr.contains("what --import made"), "{refused:?}");
+        for file in files(&cache) {
+            fs::remove_file(cache.join("mayfly/import").join(file)).expect("it is ours");
+        }
+    }
     assert!(files(&cache).is_empty());
 
     let first = run(&place, &["--import"]);

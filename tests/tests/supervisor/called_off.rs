@@ -26,6 +26,14 @@ fn writer() -> Payload {
     disk.write(program, 0, 1).print("written\n")
 }
 
+/// The place's disk once that is committed.
+fn rewritten(place: &Place) -> Vec<u8> {
+    let mut content = place.content().to_vec();
+    content[..4096].fill(0);
+    content[..4].copy_from_slice(&WRITTEN.to_le_bytes());
+    content
+}
+
 #[test]
 fn a_signal_during_the_commit_at_the_end_leaves_the_base_old_or_new() {
     require!(kvm);
@@ -34,9 +42,7 @@ fn a_signal_during_the_commit_at_the_end_leaves_the_base_old_or_new() {
     let dir = place.dir().join("images");
     let golden = dir.join("golden.raw");
     fs::create_dir(&dir).unwrap();
-    let mut new = place.content().to_vec();
-    new[..4096].fill(0);
-    new[..4].copy_from_slice(&WRITTEN.to_le_bytes());
+    let new = rewritten(&place);
     let words = [
         "--verbose".to_owned(),
         "--on-exit=commit".to_owned(),
@@ -48,24 +54,15 @@ fn a_signal_during_the_commit_at_the_end_leaves_the_base_old_or_new() {
         let is_vast = round == 19;
         fs::copy(place.base(), &golden).unwrap();
         if is_vast {
-            fs::OpenOptions::new()
-                .write(true)
-                .open(&golden)
-                .unwrap()
-                .set_len(1 << 40)
-                .unwrap();
+            make_vast(&fs::OpenOptions::new().write(true).open(&golden).unwrap());
         }
         let before = fs::metadata(&golden).unwrap().ino();
         let mut run = bare::run(&place, "kvm", 0, &writer().power_off())
             .and(&words)
             .on_pipes();
         run.wait_for_said("save 1 began", END);
-        let moment = if is_vast {
-            0
-        } else {
-            u64::try_from(rng.index(20_000)).unwrap()
-        };
-        std::thread::sleep(Duration::from_micros(moment));
+        let moment = rng.index(if is_vast { 1 } else { 20_000 });
+        std::thread::sleep(Duration::from_micros(u64::try_from(moment).unwrap()));
 
         run.signal([Signal::SIGTERM, Signal::SIGINT][round % 2]);
 
@@ -87,11 +84,14 @@ fn a_signal_during_the_commit_at_the_end_leaves_the_base_old_or_new() {
     }
 }
 
-/// A save of this disk takes longer than anybody waits.
+/// A save of such a disk takes longer than anybody waits.
+fn make_vast(file: &fs::File) {
+    file.set_len(1 << 40).expect("a hole takes no space");
+}
+
 fn vast(place: &Place) -> [String; 2] {
     let vast = place.dir().join("vast");
-    let file = fs::File::create_new(&vast).expect("the place can be written");
-    file.set_len(1 << 40).expect("a hole takes no space");
+    make_vast(&fs::File::create_new(&vast).expect("the place can be written"));
     ["--verbose".to_owned(), format!("--disk={}", vast.display())]
 }
 
@@ -143,4 +143,56 @@ fn what_was_begun_at_the_console_and_called_off_is_no_failure() {
     assert_eq!(ended.code, Some(0), "{ended:?}\n{}", run.shown());
     assert!(run.shown().contains("called off"), "{}", run.shown());
     assert!(!out.exists(), "something is left");
+}
+
+#[test]
+fn a_save_of_the_console_that_is_called_off_costs_no_commit() {
+    require!(kvm);
+    let _turn = turn();
+    let place = Place::with_noise(DISK, 71);
+    let out = place.dir().join("out.raw");
+    let golden = place.dir().join("golden.raw");
+    fs::copy(place.base(), &golden).unwrap();
+    let mut run = bare::run(&place, "kvm", 0, &writer().wait_for_key().power_off())
+        .and([format!("--disk={}", golden.display()), "--on-exit=commit".to_owned()])
+        .and(vast(&place))
+        .on_terminal();
+    run.wait_for("written", END);
+    run.type_in("\x01s");
+    run.wait_for("(nothing: go on)? ", END);
+    run.type_in("vdb\n");
+    run.wait_for("or save=PATH", END);
+    run.type_in(&format!("save={}\n", out.display()));
+    run.wait_for("save 1 began", END);
+    run.type_in("x");
+    run.wait_for("of 1.00 TiB", END);
+
+    run.type_in("\x03");
+
+    let ended = run.wait_within(END);
+    assert_eq!(ended.code, Some(0), "{ended:?}\n{}", run.shown());
+    assert!(run.shown().contains("golden.raw is its new base"), "{}", run.shown());
+    assert!(fs::read(&golden).unwrap() == rewritten(&place), "not committed");
+    assert!(!out.exists(), "something is left");
+}
+
+#[test]
+fn a_disk_to_which_nothing_was_written_is_not_called_lost() {
+    require!(kvm);
+    let _turn = turn();
+    let place = Place::with_noise(512, 72);
+    let mut run = bare::run(&place, "kvm", 0, &writer().power_off())
+        .and(vast(&place))
+        .and([
+            format!("--disk={}", place.base().display()),
+            "--on-exit=commit".to_owned(),
+        ])
+        .on_pipes();
+    run.wait_for_said("save 1 began", END);
+
+    run.signal(Signal::SIGTERM);
+
+    let ended = run.wait_within(END);
+    assert_eq!(ended.code, Some(17), "{ended:?}");
+    assert!(ended.stderr.contains("wrote to vda (vast) is lost"), "{ended:?}");
 }

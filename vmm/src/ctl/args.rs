@@ -21,7 +21,7 @@ pub(crate) struct Ctl {
     pub(crate) json: bool,
 
     /// Talk to a helper that this user started, too; else only to one that you or root did. A name or a number
-    #[arg(long, value_name = "USER")]
+    #[arg(long, value_name = "USER", global = true)]
     pub(crate) trust_user: Option<Server>,
 
     #[command(subcommand)]
@@ -216,6 +216,18 @@ mod tests {
         }
         assert!(read("status").unwrap_err().contains("<SOCKET>"));
         read("./status status").unwrap();
+    }
+
+    /// A message says to add it to what was said.
+    #[test]
+    fn whom_to_trust_is_said_anywhere() {
+        for line in [
+            "s status --trust-user 7",
+            "--trust-user 7 s status",
+            "s --trust-user 7 status",
+        ] {
+            assert_eq!(read(line).unwrap().trust_user, Some(Server(7)), "{line}");
+        }
     }
 
     #[test]

@@ -30,8 +30,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
-/// How long the lock is waited for, and between two looks: who only tries whether a commit would be possible lets go of it at once, and
-/// must not cost somebody else a commit. Guesses.
+/// How long the lock is waited for, and between two looks: who only tries whether a commit would be possible lets go of it at
+/// once, and must not cost somebody else a commit. Guesses.
 const TRIED: Duration = Duration::from_millis(500);
 const MOMENT: Duration = Duration::from_millis(5);
 
@@ -79,13 +79,18 @@ impl CommitError {
     }
 }
 
+/// The old base: as long as it is open it is locked.
+#[derive(Debug)]
+struct Base {
+    _locked: File,
+    identity: Stat,
+    attributes: Attributes,
+}
+
 /// A commit that nothing speaks against, and the file for the disk.
 #[derive(Debug)]
 pub(crate) struct Commit {
-    /// The old base: as long as it is open it is locked.
-    base: File,
-    identity: Stat,
-    attributes: Attributes,
+    base: Base,
     new_owner: bool,
     fresh: Fresh,
 }
@@ -112,28 +117,25 @@ impl Committed {
     }
 }
 
-impl Commit {
-    /// Finds out whether the disk of a helper that serves `served` can become the new `path`, and makes the file for it.
-    ///
-    /// # Errors
-    /// [`CommitError`].
-    pub(crate) fn prepare(path: &Path, served: &BaseStatus, new_owner: bool) -> Result<Self, CommitError> {
+impl Base {
+    /// Finds and locks what `path` leads to, and finds out what speaks against another file in its place.
+    fn find(path: &Path, served: &BaseStatus) -> Result<(Self, Place), CommitError> {
         let found = path.canonicalize().map_err(|source| CommitError::Find {
             path: path.to_owned(),
             source,
         })?;
         let place = Place::open(&found)?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let base = openat(&place.dir, &place.name, flags, Mode::empty()).map_err(failed("open the base", &found))?;
-        let base = File::from(base);
-        let identity = fstat(&base).map_err(failed("look at the base", &found))?;
+        let file = openat(&place.dir, &place.name, flags, Mode::empty()).map_err(failed("open the base", &found))?;
+        let file = File::from(file);
+        let identity = fstat(&file).map_err(failed("look at the base", &found))?;
         if let Some(why) = unfit(&identity) {
             return Err(CommitError::Unfit { path: found, why });
         }
         if (identity.st_dev, identity.st_ino) != (served.device, served.inode) {
             return Err(CommitError::Replaced(found));
         }
-        if is_fixed(&base) || is_fixed(&place.dir) || is_sticky_of_others(&place, &identity) {
+        if is_fixed(&file) || is_fixed(&place.dir) || is_sticky_of_others(&place, &identity) {
             let why =
                 "may not be replaced (chattr +i or +a, its own or its directory's, or a directory with the sticky bit)";
             return Err(CommitError::Unfit { path: found, why });
@@ -143,21 +145,50 @@ impl Commit {
                 "is a mount point (a file that is bind-mounted, as containers do), which a new file cannot replace";
             return Err(CommitError::Unfit { path: found, why });
         }
-        match lock(&base, Instant::now() + TRIED) {
+        match lock(&file, Instant::now() + TRIED) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(CommitError::Locked(found)),
             Err(errno) => return Err(failed("lock the base", &found)(errno).into()),
         }
-        let commit = Self {
-            attributes: Attributes::of(&base).map_err(failed("read the attributes of", &found))?,
-            base,
+        let attributes = Attributes::of(&file).map_err(failed("read the attributes of", &found))?;
+        let base = Self {
+            _locked: file,
             identity,
-            new_owner,
-            fresh: Fresh::create_over(place, PRIVATE)?,
+            attributes,
         };
+        Ok((base, place))
+    }
+}
+
+impl Commit {
+    /// Finds out whether the disk of a helper that serves `served` can become the new `path`, and makes the file for it.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub(crate) fn prepare(path: &Path, served: &BaseStatus, new_owner: bool) -> Result<Self, CommitError> {
+        let (base, place) = Base::find(path, served)?;
+        let fresh = Fresh::create_over(place, PRIVATE)?;
+        Self::dressed(base, new_owner, fresh)
+    }
+
+    /// Finds out the same, and leaves everything as it is.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub(crate) fn rehearse(path: &Path, served: &BaseStatus) -> Result<(), CommitError> {
+        let (base, place) = Base::find(path, served)?;
+        match Fresh::try_over(place, PRIVATE)? {
+            Some(fresh) => Self::dressed(base, false, fresh).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn dressed(base: Base, new_owner: bool, fresh: Fresh) -> Result<Self, CommitError> {
+        let commit = Self { base, new_owner, fresh };
         commit.check_name()?;
         commit.dress()?;
-        hide(commit.fresh.file()).map_err(failed("change the mode of", &found))?;
+        let path = &commit.fresh.place().path;
+        hide(commit.fresh.file()).map_err(failed("change the mode of", path))?;
         Ok(commit)
     }
 
@@ -189,7 +220,7 @@ impl Commit {
     fn check_name(&self) -> Result<(), CommitError> {
         let place = self.fresh.place();
         match place.look(&place.name) {
-            Ok(found) if is_same(&found, &self.identity) => Ok(()),
+            Ok(found) if is_same(&found, &self.base.identity) => Ok(()),
             Ok(_) | Err(Errno::NOENT) => Err(CommitError::Replaced(place.path.clone())),
             Err(errno) => Err(failed("look for", &place.path)(errno).into()),
         }
@@ -197,10 +228,10 @@ impl Commit {
 
     /// Gives the new file what the old one has.
     fn dress(&self) -> Result<(), CommitError> {
-        match self.attributes.give(self.fresh.file()) {
+        match self.base.attributes.give(self.fresh.file()) {
             Ok(()) => Ok(()),
             Err(_) if self.new_owner => {
-                self.attributes.give_what_can_be(self.fresh.file());
+                self.base.attributes.give_what_can_be(self.fresh.file());
                 Ok(())
             }
             Err(source) => Err(CommitError::Attributes {

@@ -3,7 +3,8 @@
 //! Until then it has none (`O_TMPFILE`), so that nothing is left of it whatever happens. Only a file that replaces another one
 //! needs a second name, for the moment before it is renamed: `.NAME.mayfly-new`, beside the name it shall have. Where a file system
 //! has no nameless files, it has that one all the time. Who writes it holds a lock on it (flock), which ends with the last process
-//! that has it open: so what a killed one left is told from what somebody is at work on, and the next one that needs that name removes it.
+//! that has it open: so what a killed one left is told from what somebody is at work on, and the next one that needs that name removes
+//! it. Who only tries whether there could be such a file removes nothing.
 
 use rustix::fs::{
     AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, flock, fstat, fsync, linkat, openat,
@@ -105,14 +106,23 @@ impl Place {
         self.path.with_file_name(self.temporary())
     }
 
-    /// Removes what a killed process left.
-    fn remove_leftover(&self) -> Result<(), FreshError> {
+    /// Nothing has the name yet.
+    fn check_free(&self) -> Result<(), FreshError> {
+        match self.look(&self.name) {
+            Err(Errno::NOENT) => Ok(()),
+            Ok(_) => Err(FreshError::Exists(self.path.clone())),
+            Err(errno) => Err(failed("look for", &self.path)(errno)),
+        }
+    }
+
+    /// What a killed process left, if one did, and which file that is: it is locked as long as it is open.
+    fn leftover(&self) -> Result<Option<(OwnedFd, Stat)>, FreshError> {
         let (name, path) = (self.temporary(), self.temporary_path());
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let left = match openat(&self.dir, &name, flags, Mode::empty()) {
             Ok(left) => left,
-            // Somebody else was faster.
-            Err(Errno::NOENT) => return Ok(()),
+            // Or somebody else was faster.
+            Err(Errno::NOENT) => return Ok(None),
             Err(Errno::LOOP) => return Err(FreshError::InTheWay(path)),
             Err(errno) => return Err(failed("look at what was left in", &path)(errno)),
         };
@@ -121,10 +131,18 @@ impl Place {
             return Err(FreshError::InTheWay(path));
         }
         match flock(&left, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(FreshError::InUse(self.path.clone())),
-            Err(errno) => return Err(failed("lock what was left in", &path)(errno)),
+            Ok(()) => Ok(Some((left, info))),
+            Err(Errno::WOULDBLOCK) => Err(FreshError::InUse(self.path.clone())),
+            Err(errno) => Err(failed("lock what was left in", &path)(errno)),
         }
+    }
+
+    /// Removes what a killed process left.
+    fn remove_leftover(&self) -> Result<(), FreshError> {
+        let Some((_lock, info)) = self.leftover()? else {
+            return Ok(());
+        };
+        let (name, path) = (self.temporary(), self.temporary_path());
         // Who holds the lock of what has the name may remove it, and nobody else.
         if self.look(&name).is_ok_and(|found| is_same(&found, &info)) {
             unlinkat(&self.dir, &name, AtFlags::empty()).map_err(failed("remove what was left in", &path))?;
@@ -144,11 +162,17 @@ impl Fresh {
     /// # Errors
     /// [`FreshError`]; nothing was made then.
     pub(crate) fn create_new(place: Place, mode: Mode) -> Result<Self, FreshError> {
-        match place.look(&place.name) {
-            Err(Errno::NOENT) => Self::create_nameless(place, mode),
-            Ok(_) => Err(FreshError::Exists(place.path)),
-            Err(errno) => Err(failed("look for", &place.path)(errno)),
-        }
+        place.check_free()?;
+        Self::create_nameless(place, mode)
+    }
+
+    /// As [`Self::create_new`], for who only tries; none, where what a killed process left would have to go first.
+    ///
+    /// # Errors
+    /// As [`Self::create_new`].
+    pub(crate) fn try_new(place: Place, mode: Mode) -> Result<Option<Self>, FreshError> {
+        place.check_free()?;
+        Self::create_beside_leftover(place, mode)
     }
 
     /// A file that replaces what has its name, if anything has.
@@ -161,16 +185,32 @@ impl Fresh {
         Self::create_nameless(place, mode)
     }
 
+    /// As [`Self::create_over`], for who only tries; none, where what a killed process left would have to go first.
+    ///
+    /// # Errors
+    /// As [`Self::create_new`].
+    pub(crate) fn try_over(place: Place, mode: Mode) -> Result<Option<Self>, FreshError> {
+        place.leftover()?;
+        Self::create_beside_leftover(place, mode)
+    }
+
+    fn create_beside_leftover(place: Place, mode: Mode) -> Result<Option<Self>, FreshError> {
+        match open_nameless(&place, mode)? {
+            Some(file) => Self::of_nameless(place, file).map(Some),
+            None if place.leftover()?.is_some() => Ok(None),
+            None => Self::create_named(place, mode).map(Some),
+        }
+    }
+
     /// Without a name, where that can be.
     fn create_nameless(place: Place, mode: Mode) -> Result<Self, FreshError> {
-        let nameless = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-        let file = match openat(&place.dir, ".", nameless, mode) {
-            // Without /proc it could not be given a name.
-            Ok(file) if statat(CWD, link_to(&file), AtFlags::empty()).is_ok() => file,
-            // Kernels and file systems that do not know O_TMPFILE see an attempt to write a directory.
-            Ok(_) | Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => return Self::create_named(place, mode),
-            Err(errno) => return Err(failed("create", &place.path)(errno)),
-        };
+        match open_nameless(&place, mode)? {
+            Some(file) => Self::of_nameless(place, file),
+            None => Self::create_named(place, mode),
+        }
+    }
+
+    fn of_nameless(place: Place, file: OwnedFd) -> Result<Self, FreshError> {
         flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(failed("lock", &place.path))?;
         Ok(Self {
             place,
@@ -297,6 +337,18 @@ impl Fresh {
             Errno::EXIST => FreshError::Exists(path),
             errno => failed("give the new file the name", &path)(errno),
         }
+    }
+}
+
+/// A file without a name, where one can be.
+fn open_nameless(place: &Place, mode: Mode) -> Result<Option<OwnedFd>, FreshError> {
+    let nameless = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+    match openat(&place.dir, ".", nameless, mode) {
+        // Without /proc it could not be given a name.
+        Ok(file) => Ok(statat(CWD, link_to(&file), AtFlags::empty()).is_ok().then_some(file)),
+        // Kernels and file systems that do not know O_TMPFILE see an attempt to write a directory.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => Ok(None),
+        Err(errno) => Err(failed("create", &place.path)(errno)),
     }
 }
 

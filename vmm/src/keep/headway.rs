@@ -1,5 +1,5 @@
-//! Whether a copy that another process makes gets on. That process may have been taken over, and say "not yet" for ever: it is believed as
-//! long as what it says grows.
+//! Whether a copy that another process makes gets on. That process may have been taken over, and say "not yet" for ever: it is
+//! believed as long as what it says grows.
 //!
 //! Knows no clock and no channel: it is told how much is done, and when that was heard.
 
@@ -70,7 +70,7 @@ impl Headway {
 #[cfg(test)]
 impl Headway {
     /// As if nothing had been added for this long.
-    pub(super) fn rest(&mut self, idle: Duration) {
+    pub(crate) fn rest(&mut self, idle: Duration) {
         self.idle = idle;
     }
 }

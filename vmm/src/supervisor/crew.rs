@@ -1,13 +1,13 @@
 //! The processes of a run: a helper for each disk that is ours to serve, and the VMM of the moment. How each is started and
 //! connected; what happens to them is for [`super::run`].
 
-use super::bound::Bound;
 use super::child::{Child, unblock};
 use super::console::Console;
 use super::control::Control;
 use super::host::Engine;
 use super::kit::{Kit, KitError, open_image};
 use super::plan::{Backend, Job, Plan, Role};
+use super::socket_identity::SocketIdentity;
 use super::spawn::{SpawnError, spawn};
 use crate::channel::ChannelError;
 use nix::errno::Errno;
@@ -66,7 +66,7 @@ pub(crate) struct Helper {
     pub(crate) child: Child,
     pub(crate) control: Control,
     /// What it listens at besides, as it was when it was ready.
-    pub(crate) socket: Option<Bound>,
+    pub(crate) socket: Option<SocketIdentity>,
 }
 
 /// The processes.

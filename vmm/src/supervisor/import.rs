@@ -11,7 +11,7 @@ use self::worker::{Opened, Order, WorkerError};
 use super::args;
 use super::end::Code;
 use super::kit::{KitError, open_image};
-use super::somebody;
+use super::run_user;
 use crate::contract::import::{Format, IMAGES_MAX};
 use crate::keep::fresh::{Fresh, FreshError, PRIVATE, Place};
 use crate::signals::{self, Signals};
@@ -225,7 +225,7 @@ impl Files {
                 .into_owned(),
             images: self.opened,
             bytes_max: import.max_size.map_or(BYTES_MAX, |size| size.0),
-            user: import.user.unwrap_or_else(somebody::of_this_run),
+            user: import.user.unwrap_or_else(run_user::of_this_run),
             verbose: import.verbose,
         };
         let done = worker::convert(order, output, signals);

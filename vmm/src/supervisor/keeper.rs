@@ -1,6 +1,7 @@
 //! Keeping one disk: a save or a commit that is under way, with the file that the supervisor has opened for it.
 //!
-//! What can be known of its end is known before its beginning: [`rehearse`] does what [`Keeping::begin`] does, up to the helper.
+//! What can be known of its end is known before its beginning: [`rehearse`] does what [`Keeping::begin`] does, up to the helper,
+//! but removes nothing.
 
 use super::control::{Control, PATIENCE};
 use super::fate::Fate;
@@ -50,7 +51,7 @@ impl Target {
     fn open(
         fate: &Fate,
         disk: &PlannedDisk,
-        served: impl FnOnce(&Path) -> Result<BaseStatus, KeepError>,
+        served: impl FnOnce() -> Result<BaseStatus, KeepError>,
     ) -> Result<Option<Self>, KeepError> {
         let Backend::Helper { image, .. } = &disk.backend else {
             return Ok(None);
@@ -63,7 +64,7 @@ impl Target {
             }
             Fate::Commit if disk.is_imported => Err(KeepError::Imported),
             Fate::Commit => {
-                let commit = Commit::prepare(image, &served(image)?, false)?;
+                let commit = Commit::prepare(image, &served()?, false)?;
                 Ok(Some(Self::Base(Box::new(commit))))
             }
         }
@@ -83,7 +84,17 @@ impl Target {
 /// # Errors
 /// [`KeepError`]: what would come of it.
 pub(crate) fn rehearse(fate: &Fate, disk: &PlannedDisk) -> Result<(), KeepError> {
-    Target::open(fate, disk, |image| Ok(as_it_is(image)?)).map(drop)
+    let Backend::Helper { image, .. } = &disk.backend else {
+        return Ok(());
+    };
+    match fate {
+        Fate::Burn => {}
+        Fate::Save(out) => drop(Fresh::try_new(Place::open(out)?, PRIVATE)?),
+        // Which may be about a file that is not there yet.
+        Fate::Commit if disk.is_imported => return Err(KeepError::Imported),
+        Fate::Commit => Commit::rehearse(image, &as_it_is(image)?)?,
+    }
+    Ok(())
 }
 
 /// What a helper that was started now would serve.
@@ -122,7 +133,7 @@ impl Keeping {
         control: &mut Control,
         fate: &Fate,
     ) -> Result<Option<Self>, KeepError> {
-        let served = |_: &Path| {
+        let served = || {
             let question = control.ask_status()?;
             Ok(control.status(question, Instant::now() + PATIENCE)?.base)
         };

@@ -2,15 +2,15 @@
 //!
 //! Reading order. What is wanted: `args` and `config` (in `words`) → `settings`, and what the host has (`host`) →
 //! `plan` (with `qemu` as the other VMM). How it is done: `kit` and `tap` open, `spawn` starts, `crew` connects,
-//! `run` is the life, `events` what it waits for, `keeper`, `fate` and `decision` what becomes of a disk. A process: `child`, with `relay` for what it logs, `reports` for what
-//! it says at READY, and `control` for what a helper is asked. The operator: `terminal`, `console`, `keys`, `status`.
+//! `run` is the life, `events` what it waits for, `keeper`, `fate` and `decision` what becomes of a disk. A process: `run_user`
+//! for whom it becomes, `child`, with `relay` for what it logs, `reports` for what it says at READY, `control` for what a helper
+//! is asked, and `socket_identity` for where it listens. The operator: `terminal`, `console`, `keys`, `status`.
 //! How it ends: `end`. Before a run, or without one: `import`.
 //!
 //! It is the operator's, runs with the operator's rights and is not confined. So it touches as little as it can of what a guest
 //! controls: console bytes, which it passes on unread, and log lines and reports of processes that a guest may have taken over.
 
 mod args;
-mod bound;
 mod check;
 mod child;
 mod config;
@@ -31,8 +31,9 @@ mod qemu;
 mod relay;
 mod reports;
 mod run;
+mod run_user;
 mod settings;
-mod somebody;
+mod socket_identity;
 mod spawn;
 mod status;
 mod tap;
@@ -157,9 +158,7 @@ pub fn main() -> u8 {
 /// Puts together what is wanted and what is there, and runs it.
 fn start(run: args::Run) -> Result<u8, StartError> {
     let file = run.config.as_deref().map(config::read).transpose()?.unwrap_or_default();
-    let mut options = run.options.or(file);
-    options.user.get_or_insert_with(somebody::of_this_run);
-    let mut settings = Settings::new(options)?;
+    let mut settings = Settings::new(run.options.or(file), run_user::of_this_run)?;
     sys::pass_nothing_on().map_err(|errno| failed("keep what was inherited from other processes")(errno.into()))?;
     // Helpers and mayfly-vmm see to that themselves; QEMU's core file would hold the guest's memory.
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|errno| failed("rule out core files")(errno.into()))?;
@@ -195,17 +194,18 @@ fn start(run: args::Run) -> Result<u8, StartError> {
     let reports = run.report.as_deref().map(reports).transpose()?;
     let signals = Signals::take().map_err(StartError::Signals)?;
     info!("{}", introduction(&settings, &plan));
-    let Outcome { end, is_kept } = Run::new(&plan, kit, signals, reports, &settings).go()?;
-    if end.is_wanted() {
-        info!("{end}; the disks are burnt");
-    } else {
+    let outcome = Run::new(&plan, kit, signals, reports, &settings).go()?;
+    Ok(tell(&outcome))
+}
+
+/// Says how a run ended; what `exit` gets.
+fn tell(Outcome { end, is_kept }: &Outcome) -> u8 {
+    if !end.is_wanted() {
         error!("{end}; the disks are burnt");
+        return end.code();
     }
-    Ok(if end.is_wanted() && !is_kept {
-        Code::NotKept.number()
-    } else {
-        end.code()
-    })
+    info!("{end}; the disks are burnt");
+    if *is_kept { end.code() } else { Code::NotKept.number() }
 }
 
 /// Refuses at the start what could not be done later.
@@ -264,6 +264,10 @@ fn programs() -> Result<Programs, StartError> {
 fn is_first_disk_partitioned(settings: &Settings) -> Result<bool, StartError> {
     match settings.disks.first() {
         Some(DiskSource::Image(disk)) if settings.cmdline.is_none() => {
+            if disk.imported_from.is_some() && !disk.image.exists() {
+                // A dry run, which imports nothing.
+                return Ok(false);
+            }
             let image = open_image(&disk.image)?;
             // What cannot be read is for the helper to refuse.
             Ok(host::is_partitioned(&image).unwrap_or(false))

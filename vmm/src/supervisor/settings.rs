@@ -53,11 +53,11 @@ pub(crate) enum SettingsError {
 }
 
 impl Settings {
-    /// Puts defaults where `options` say nothing.
+    /// Puts defaults where `options` say nothing; who the processes become then is for `default_user` to say.
     ///
     /// # Errors
     /// [`SettingsError`].
-    pub(crate) fn new(options: Options) -> Result<Self, SettingsError> {
+    pub(crate) fn new(options: Options, default_user: impl FnOnce() -> User) -> Result<Self, SettingsError> {
         let settings = Self {
             disks: options.disks,
             kernel: options.kernel.ok_or(SettingsError::NoKernel)?,
@@ -71,7 +71,7 @@ impl Settings {
             nets: options.net,
             accel: options.accel.unwrap_or(Accel::Auto),
             import: options.import,
-            user: options.user.unwrap_or(User::NOBODY),
+            user: options.user.unwrap_or_else(default_user),
             on_exit: options.on_exit.unwrap_or(OnExit::Decided(Fate::Burn)),
             reset_on_reboot: options.reset_on_reboot,
             verbose: options.verbose,
@@ -160,7 +160,7 @@ mod tests {
         let Some(Command::Run(run)) = cli.command else {
             panic!("{line}");
         };
-        Settings::new(run.options)
+        Settings::new(run.options, || User::NOBODY)
     }
 
     #[test]
@@ -182,7 +182,10 @@ mod tests {
         );
         assert_eq!(settings(&"--disk a ".repeat(19)), Err(SettingsError::ManyDevices(19)));
         settings("--disk a --disk a").unwrap();
-        assert_eq!(Settings::new(Options::default()), Err(SettingsError::NoKernel));
+        assert_eq!(
+            Settings::new(Options::default(), || User::NOBODY),
+            Err(SettingsError::NoKernel)
+        );
     }
 
     #[test]

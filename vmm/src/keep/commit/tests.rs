@@ -89,6 +89,47 @@ fn two_commits_never_at_once() {
     scene.prepare().unwrap();
 }
 
+/// Who only tries whether there could be a commit has the lock for a moment.
+#[test]
+fn a_lock_that_somebody_lets_go_of_is_waited_for() {
+    let scene = Scene::new();
+    let open = || File::open(&scene.base).unwrap();
+    let tried = open();
+    flock(&tried, FlockOperation::NonBlockingLockExclusive).unwrap();
+    assert_eq!(lock(&open(), Instant::now()), Err(Errno::WOULDBLOCK));
+
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| lock(&open(), Instant::now() + Duration::from_secs(3600)));
+        // Without this, the lock might be free before it is asked for, and nothing would be shown.
+        std::thread::sleep(Duration::from_millis(20));
+        drop(tried);
+        assert_eq!(waiting.join().unwrap(), Ok(()));
+    });
+}
+
+#[test]
+fn who_only_tries_leaves_what_a_killed_commit_left() {
+    let scene = Scene::new();
+    let left = scene.dir.path().join(".base.raw.mayfly-new");
+    std::fs::write(&left, b"left").unwrap();
+
+    Commit::rehearse(&scene.base, &scene.served()).unwrap();
+    assert_eq!(std::fs::read(&left).unwrap(), b"left");
+    std::fs::remove_file(&left).unwrap();
+    std::fs::create_dir(&left).unwrap();
+    let refused = Commit::rehearse(&scene.base, &scene.served());
+    assert!(
+        matches!(refused, Err(CommitError::File(FreshError::InTheWay(_)))),
+        "{refused:?}"
+    );
+    std::fs::remove_dir(&left).unwrap();
+    std::fs::write(&left, b"left").unwrap();
+
+    drop(scene.prepare().unwrap());
+
+    assert!(!left.exists(), "a commit needs the space");
+}
+
 #[test]
 fn a_base_that_is_replaced_meanwhile_stays() {
     let scene = Scene::new();
@@ -141,23 +182,14 @@ fn what_no_file_can_replace_is_refused_with_the_reason() {
 #[test]
 fn what_cannot_keep_its_owner_is_refused_before_anything_is_written_unless_that_is_wanted() {
     let scene = Scene::new();
-    let commit = scene.prepare().unwrap();
-    let mut attributes = Attributes::of(commit.output()).unwrap();
-    attributes.add_impossible();
-
-    let refused = Commit {
-        attributes: attributes.clone(),
-        ..commit
-    };
+    let mut refused = scene.prepare().unwrap();
+    refused.base.attributes.add_impossible();
     assert!(matches!(refused.finish(), Err(CommitError::Attributes { .. })));
     assert_eq!((scene.content(), scene.files()), (b"old".to_vec(), 1));
 
-    let commit = scene.prepare().unwrap();
-    let taken = Commit {
-        attributes,
-        new_owner: true,
-        ..commit
-    };
+    let mut taken = scene.prepare().unwrap();
+    taken.base.attributes.add_impossible();
+    taken.new_owner = true;
     taken.finish().unwrap();
     assert_eq!(scene.content(), b"");
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::supervisor::args::Options;
+use crate::supervisor::words::User;
 
 fn host(kvm: KvmState) -> Host {
     Host {
@@ -67,7 +68,7 @@ fn a_guest_too_large_is_refused_and_a_large_one_warned_of() {
         let settings = Settings {
             memory_bytes,
             cpus,
-            ..Settings::new(options).unwrap()
+            ..Settings::new(options, || User::NOBODY).unwrap()
         };
         host(KvmState::Hardware).carries(&settings)
     };

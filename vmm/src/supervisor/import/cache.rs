@@ -71,9 +71,9 @@ pub(crate) fn settle(settings: &mut Settings, program: &Path, dry_run: bool) -> 
                 disk.image.display(),
                 raw.path().display()
             );
-            continue;
+        } else {
+            raw.fetch(&order, program)?;
         }
-        raw.fetch(&order, program)?;
         disk.imported_from = Some(std::mem::replace(&mut disk.image, raw.path()));
     }
     Ok(())

@@ -80,13 +80,7 @@ pub(super) fn convert(order: Order<'_>, output: &File, signals: &Signals) -> Res
     let (heard, said) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| system("make a pipe")(errno.into()))?;
     unblock(&heard).map_err(|errno| system("prepare a pipe")(errno.into()))?;
     let mut progress = Progress::new(format!("importing {}", readable(order.name.as_bytes())), true);
-    let mut talk = Talk {
-        disk: None,
-        done: 0,
-        verdict: None,
-        bytes_max: order.bytes_max,
-        begun: Vec::new(),
-    };
+    let mut talk = Talk::new(order.bytes_max);
     let verbose = order.verbose;
     let writable = output.try_clone().map_err(system("hand the output over"))?;
     let mut child = start(order, writable.into(), said)?;
@@ -99,7 +93,7 @@ pub(super) fn convert(order: Order<'_>, output: &File, signals: &Signals) -> Res
                 .map_err(|source| system(&format!("give the output its {}", show(bytes)))(source))?;
         }
         progress.show(talk.done, talk.disk.unwrap_or(0));
-        Ok(talk.done)
+        Ok(())
     })?;
     talk.judge(status)
 }
@@ -144,17 +138,15 @@ fn start(order: Order<'_>, output: OwnedFd, said: OwnedFd) -> Result<Child, Work
     spawn(&job, take).map_err(WorkerError::Spawn)
 }
 
-/// Waits for the end of the process, and passes on what it says; `take` knows how many bytes of the disk are done.
+/// Waits for the end of the process, and passes on what it says; nothing, too, once in a while.
 fn listen(
     child: &mut Child,
     heard: OwnedFd,
     signals: &Signals,
     verbose: bool,
-    mut take: impl FnMut(&[u8]) -> Result<u64, WorkerError>,
+    mut take: impl FnMut(&[u8]) -> Result<(), WorkerError>,
 ) -> Result<ExitStatus, WorkerError> {
     let mut heard = Some(heard);
-    let mut done = 0;
-    let mut headway = Headway::begin(Instant::now());
     loop {
         wait(&[
             Some(signals.as_fd()),
@@ -174,7 +166,7 @@ fn listen(
             let mut piece = [0; 4096];
             match read(pipe, &mut piece) {
                 Ok(0) => heard = None,
-                Ok(count) => done = take(piece.get(..count).unwrap_or_default())?,
+                Ok(count) => take(piece.get(..count).unwrap_or_default())?,
                 Err(Errno::EINTR) => {}
                 Err(_) => break,
             }
@@ -183,11 +175,7 @@ fn listen(
             child.hear_rest(verbose);
             return Ok(status);
         }
-        // It says something ten times a second, unless a disk or a server does not answer.
-        headway.note(done, None, Instant::now()).map_err(|stuck| match stuck {
-            Stuck::Back => WorkerError::Nonsense,
-            Stuck::Idle(_) => WorkerError::Stalled,
-        })?;
+        take(&[])?;
     }
 }
 
@@ -209,9 +197,21 @@ struct Talk {
     verdict: Option<Said>,
     bytes_max: u64,
     begun: Vec<u8>,
+    headway: Headway,
 }
 
 impl Talk {
+    fn new(bytes_max: u64) -> Self {
+        Self {
+            disk: None,
+            done: 0,
+            verdict: None,
+            bytes_max,
+            begun: Vec::new(),
+            headway: Headway::begin(Instant::now()),
+        }
+    }
+
     fn take(&mut self, piece: &[u8]) -> Result<(), WorkerError> {
         for &byte in piece {
             if byte == b'\n' {
@@ -223,13 +223,25 @@ impl Talk {
                 return Err(WorkerError::Nonsense);
             }
         }
-        Ok(())
+        self.get_on()
+    }
+
+    /// It says something ten times a second, unless a disk or a server does not answer.
+    fn get_on(&mut self) -> Result<(), WorkerError> {
+        let noted = self.headway.note(self.done, None, Instant::now());
+        noted.map_err(|stuck| match stuck {
+            Stuck::Back => WorkerError::Nonsense,
+            Stuck::Idle(_) => WorkerError::Stalled,
+        })
     }
 
     fn hear(&mut self, said: Said) -> Result<(), WorkerError> {
         match (said, self.disk, &self.verdict) {
             (Said::Disk(bytes), None, None) if bytes > 0 && bytes <= self.bytes_max => self.disk = Some(bytes),
-            (Said::Done(bytes), Some(disk), None) if bytes >= self.done && bytes <= disk => self.done = bytes,
+            (Said::Done(bytes), Some(disk), None) if bytes <= disk => {
+                self.done = bytes;
+                self.get_on()?;
+            }
             (verdict @ (Said::Refused(_) | Said::Failed(_)), _, None) => self.verdict = Some(verdict),
             (Said::Disk(_) | Said::Done(_) | Said::Refused(_) | Said::Failed(_), _, _) => {
                 return Err(WorkerError::Nonsense);
@@ -257,15 +269,10 @@ impl Talk {
 mod tests {
     use super::*;
     use std::os::unix::process::ExitStatusExt;
+    use std::time::Duration;
 
     fn talk(lines: &str) -> Result<Talk, WorkerError> {
-        let mut talk = Talk {
-            disk: None,
-            done: 0,
-            verdict: None,
-            bytes_max: 100,
-            begun: Vec::new(),
-        };
+        let mut talk = Talk::new(100);
         talk.take(lines.as_bytes())?;
         Ok(talk)
     }
@@ -281,6 +288,28 @@ mod tests {
         assert_eq!(reason.to_string(), "is \\u{1b}[2J");
         let code = ended("{\"disk\":100}\n", 9).unwrap_err();
         assert!(code.to_string().contains("a bug"), "{code}");
+    }
+
+    #[test]
+    fn who_says_nothing_for_too_long_is_given_up() {
+        let (heard, said) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        unblock(&heard).unwrap();
+        let (log, logged) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        // Something happens at once: the log ends.
+        drop(logged);
+        let process = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut child = Child::new("reader".into(), process, log, None).unwrap();
+        let signals = Signals::take().unwrap();
+        let mut talk = Talk::new(100);
+        talk.take(b"{\"disk\":9}\n{\"done\":5}\n").unwrap();
+        talk.headway.rest(IDLE_MAX + Duration::from_secs(1));
+
+        let given_up = listen(&mut child, heard, &signals, false, |piece| talk.take(piece));
+
+        assert!(matches!(given_up, Err(WorkerError::Stalled)), "{given_up:?}");
+        let process = child.exit_event().unwrap().try_clone_to_owned().unwrap();
+        drop((said, child));
+        wait(&[Some(process.as_fd())]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ fn plan(engine: Engine, line: &str) -> Plan {
     let Some(Command::Run(run)) = Cli::read(words.map(Into::into)).expect(line).command else {
         panic!("{line}");
     };
-    let settings = Settings::new(run.options).expect(line);
+    let settings = Settings::new(run.options, || User::NOBODY).expect(line);
     let facts = Facts {
         engine,
         programs: Programs {

@@ -3,8 +3,9 @@
 //! The VMM is gone first: all that the guest wrote is in, and nobody writes any more. Then each disk meets its fate, one after
 //! the other. A signal calls off what is left of that.
 
-use super::keep::{LONG, Met};
+use super::keep::{KeepOutcome, LONG};
 use super::{Run, RunError, Waited};
+use crate::supervisor::control::PATIENCE;
 use crate::supervisor::decision;
 use crate::supervisor::end::End;
 use crate::supervisor::fate::{Fate, OnExit};
@@ -17,6 +18,10 @@ use std::time::{Duration, Instant};
 
 /// How long a VMM that was killed may take to be gone.
 const GONE: Duration = Duration::from_secs(10);
+
+/// How long all helpers together may take to say what was written, when the operator waits for nothing any more. Who does not say
+/// so counts as written to.
+const LAST_QUESTION: Duration = Duration::from_secs(1);
 
 impl Run<'_> {
     /// The end of the run, which came so: each disk meets its fate. Whether all that was to be kept is kept.
@@ -37,7 +42,7 @@ impl Run<'_> {
             return is_kept;
         }
         if !goes_on {
-            return self.give_up(&disks);
+            return self.give_up(&disks, end);
         }
         for (index, disk) in disks.iter().enumerate() {
             let kept = match self.on_exit.clone() {
@@ -45,15 +50,15 @@ impl Run<'_> {
                 OnExit::Decided(fate) => self.meet(*disk, &fate, end),
             };
             match kept {
-                Met::Kept => {}
-                Met::Failed => {
+                KeepOutcome::Kept => {}
+                KeepOutcome::Failed => {
                     error!("what the guest wrote to disk {} is lost", self.name(*disk));
                     is_kept = false;
                 }
-                Met::CalledOff { .. } | Met::GivenUp => {
-                    let is_met = kept == Met::CalledOff { is_kept: true };
+                KeepOutcome::CalledOff { .. } | KeepOutcome::GivenUp => {
+                    let is_met = kept == KeepOutcome::CalledOff { is_kept: true };
                     let left = index.saturating_add(usize::from(is_met));
-                    return self.give_up(disks.get(left..).unwrap_or_default()) && is_kept;
+                    return self.give_up(disks.get(left..).unwrap_or_default(), end) && is_kept;
                 }
             }
         }
@@ -67,21 +72,36 @@ impl Run<'_> {
         };
         let was_called_off = keeping.is_being_called_off();
         match self.until_kept() {
-            Met::Kept => (true, true),
-            Met::Failed => (was_called_off, true),
-            // Where the operator is asked, the questions come all the same.
-            Met::CalledOff { .. } => (true, self.on_exit == OnExit::Ask),
-            Met::GivenUp => (true, false),
+            KeepOutcome::Kept => (true, true),
+            KeepOutcome::Failed => (was_called_off, true),
+            // That save alone: what becomes of the disks at the end is another matter.
+            KeepOutcome::CalledOff { .. } => (true, true),
+            KeepOutcome::GivenUp => (true, false),
         }
     }
 
     /// The operator wants no more of the decision, for these disks. Whether that leaves nothing undone.
-    fn give_up(&self, disks: &[usize]) -> bool {
-        let names: Vec<_> = disks.iter().map(|disk| self.name(*disk)).collect();
-        if !names.is_empty() {
-            error!("called off: what the guest wrote to {} is lost", names.join(", "));
+    fn give_up(&mut self, disks: &[usize], end: Result<&End, &RunError>) -> bool {
+        let until = Instant::now() + LAST_QUESTION;
+        let (untouched, written): (Vec<_>, Vec<_>) = disks
+            .iter()
+            .partition(|disk| self.overlay(**disk, until).is_some_and(is_untouched));
+        let names = |disks: &[usize]| {
+            let names: Vec<_> = disks.iter().map(|disk| self.name(*disk)).collect();
+            names.join(", ")
+        };
+        if !written.is_empty() {
+            error!("called off: what the guest wrote to {} is lost", names(&written));
         }
-        names.is_empty()
+        // Nothing is lost of these, but where files were wanted of them there are none.
+        let is_missed = !untouched.is_empty() && end.is_ok() && matches!(self.on_exit, OnExit::Decided(Fate::Save(_)));
+        if is_missed {
+            error!(
+                "called off: {} not saved; the guest wrote nothing there",
+                names(&untouched)
+            );
+        }
+        written.is_empty() && !is_missed
     }
 
     /// The VMM is killed, if it has not ended, and waited for.
@@ -104,17 +124,18 @@ impl Run<'_> {
     }
 
     /// A disk meets the fate that was decided for it at the start.
-    fn meet(&mut self, disk: usize, fate: &Fate, end: Result<&End, &RunError>) -> Met {
+    fn meet(&mut self, disk: usize, fate: &Fate, end: Result<&End, &RunError>) -> KeepOutcome {
         let fate = self
             .disk(disk)
             .map_or(Fate::Burn, |disk| decision::fate_of(self.plan, disk, fate));
         // A guest that never came up has nothing to keep, whatever is wanted.
-        if (fate == Fate::Commit || end.is_err()) && self.overlay(disk).is_some_and(is_untouched) {
+        let until = Instant::now() + PATIENCE;
+        if (fate == Fate::Commit || end.is_err()) && self.overlay(disk, until).is_some_and(is_untouched) {
             info!(
                 "disk {}: nothing was written, so there is nothing to keep",
                 self.name(disk)
             );
-            return Met::Kept;
+            return KeepOutcome::Kept;
         }
         if fate == Fate::Commit && !end.is_ok_and(End::is_wanted) {
             error!(
@@ -122,22 +143,22 @@ impl Run<'_> {
                 self.name(disk),
                 in_words(end)
             );
-            return Met::Failed;
+            return KeepOutcome::Failed;
         }
         match self.begin_to_keep(disk, &fate) {
             Ok(()) => self.until_kept(),
             Err(error) => {
                 error!("disk {} was not kept: {}", self.name(disk), chain(&error));
-                Met::Failed
+                KeepOutcome::Failed
             }
         }
     }
 
     /// The operator decides on a disk, until it is kept as wanted.
-    fn ask_at_the_end(&mut self, disk: usize, end: Result<&End, &RunError>) -> Met {
-        let overlay = self.overlay(disk);
+    fn ask_at_the_end(&mut self, disk: usize, end: Result<&End, &RunError>) -> KeepOutcome {
+        let overlay = self.overlay(disk, Instant::now() + PATIENCE);
         if overlay.is_some_and(is_untouched) {
-            return Met::Kept;
+            return KeepOutcome::Kept;
         }
         let written = overlay.map_or_else(String::new, |overlay| format!(", {} written", show(overlay.used_bytes)));
         info!("{}", in_words(end));
@@ -147,10 +168,10 @@ impl Run<'_> {
                 self.name(disk)
             );
             if !self.console.ask(None, &text) {
-                return Met::GivenUp;
+                return KeepOutcome::GivenUp;
             }
             let Some(line) = self.until_answered() else {
-                return Met::GivenUp;
+                return KeepOutcome::GivenUp;
             };
             let fate = if line.is_empty() { Ok(Fate::Burn) } else { line.parse() };
             let begun = fate.and_then(|fate: Fate| {
@@ -159,11 +180,11 @@ impl Run<'_> {
                 begun.map(|()| is_burnt)
             });
             match begun {
-                Ok(true) => return Met::Kept,
+                Ok(true) => return KeepOutcome::Kept,
                 Ok(false) => match self.until_kept() {
-                    Met::Kept | Met::CalledOff { is_kept: true } => return Met::Kept,
-                    Met::GivenUp => return Met::GivenUp,
-                    Met::Failed | Met::CalledOff { is_kept: false } => {}
+                    KeepOutcome::Kept | KeepOutcome::CalledOff { is_kept: true } => return KeepOutcome::Kept,
+                    KeepOutcome::GivenUp => return KeepOutcome::GivenUp,
+                    KeepOutcome::Failed | KeepOutcome::CalledOff { is_kept: false } => {}
                 },
                 Err(error) => error!("{error}"),
             }

@@ -3,7 +3,6 @@
 use super::{Run, Waited};
 use crate::ctl::show::in_words;
 use crate::progress::Progress;
-use crate::supervisor::control::PATIENCE;
 use crate::supervisor::crew::Helper;
 use crate::supervisor::end::End;
 use crate::supervisor::fate::Fate;
@@ -17,9 +16,9 @@ use std::time::{Duration, Instant};
 /// How long is waited at a time for something that has no limit of its own.
 pub(super) const LONG: Duration = Duration::from_secs(3600);
 
-/// How a disk met its fate.
+/// What became of keeping a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Met {
+pub(super) enum KeepOutcome {
     /// It is kept.
     Kept,
     /// It is not, and why has been said.
@@ -179,7 +178,7 @@ impl Run<'_> {
 
     /// Waits until the disk on its way is kept or is not. A signal calls it off; after a second one, not even the helper is waited for,
     /// which would say that it has ended.
-    pub(super) fn until_kept(&mut self) -> Met {
+    pub(super) fn until_kept(&mut self) -> KeepOutcome {
         self.kept = None;
         let what = self
             .keeping
@@ -193,7 +192,7 @@ impl Run<'_> {
                 Ok(Waited::Done | Waited::TooLong) | Ok(Waited::End(End::HelperEnded { .. })) => {}
                 Ok(Waited::End(_)) if is_being_called_off => {
                     self.conclude_keeping(Err(KeepError::CalledOff));
-                    return Met::GivenUp;
+                    return KeepOutcome::GivenUp;
                 }
                 Ok(Waited::End(_)) => {
                     is_told = true;
@@ -202,22 +201,22 @@ impl Run<'_> {
                 Err(error) => {
                     error!("{}", chain(&error));
                     self.conclude_keeping(Err(KeepError::CalledOff));
-                    return Met::Failed;
+                    return KeepOutcome::Failed;
                 }
             }
         }
         let is_kept = self.kept.take().unwrap_or(true);
         match (is_told, is_kept) {
-            (true, is_kept) => Met::CalledOff { is_kept },
-            (false, true) => Met::Kept,
-            (false, false) => Met::Failed,
+            (true, is_kept) => KeepOutcome::CalledOff { is_kept },
+            (false, true) => KeepOutcome::Kept,
+            (false, false) => KeepOutcome::Failed,
         }
     }
 
-    /// How full the overlay of a disk is, if its helper says so.
-    pub(super) fn overlay(&mut self, disk: usize) -> Option<OverlayStatus> {
+    /// How full the overlay of a disk is, if its helper says so by `until`.
+    pub(super) fn overlay(&mut self, disk: usize, until: Instant) -> Option<OverlayStatus> {
         let helper = self.crew.helpers.get_mut(disk)?.as_mut()?;
         let question = helper.control.ask_status().ok()?;
-        helper.control.status(question, Instant::now() + PATIENCE).ok()?.overlay
+        helper.control.status(question, until).ok()?.overlay
     }
 }

@@ -1,12 +1,15 @@
-//! What a run does about each thing that happens. Nothing here waits; what ends the run is returned.
+//! What a run does about each thing that happens; what ends the run is returned.
+//!
+//! Nothing here waits for longer than a helper may take to say how it is (`control::PATIENCE`), which C-a c and C-a s ask, and a
+//! commit for a lock (half a second).
 
 use super::Run;
-use crate::supervisor::bound::Bound;
 use crate::supervisor::child::Child;
 use crate::supervisor::console::Gone;
 use crate::supervisor::end::End;
 use crate::supervisor::events::{Source, Stream};
 use crate::supervisor::keys::{self, Action};
+use crate::supervisor::socket_identity::SocketIdentity;
 use crate::supervisor::status;
 use nix::sys::signal::Signal;
 use std::process::ExitStatus;
@@ -71,7 +74,7 @@ impl Run<'_> {
         let disk = self.plan.disks.get(index)?;
         let status = hear(&mut helper.child, stream, self.verbose);
         if helper.socket.is_none() && helper.child.is_ready() == Some(true) {
-            helper.socket = disk.control.as_deref().and_then(Bound::at);
+            helper.socket = disk.control.as_deref().and_then(SocketIdentity::at);
         }
         Some(End::HelperEnded {
             disk: disk.name.clone(),

@@ -4,16 +4,16 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-/// A socket with a name. The time is that of its making, which neither a connection nor a change of mode or owner moves: an inode alone may be
-/// given out again.
+/// A socket with a name. The time is that of its making, which neither a connection nor a change of mode or owner moves: an inode
+/// alone may be given out again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Bound {
+pub(crate) struct SocketIdentity {
     device: u64,
     inode: u64,
     made: (i64, i64),
 }
 
-impl Bound {
+impl SocketIdentity {
     /// The socket at `path`, if there is one.
     pub(crate) fn at(path: &Path) -> Option<Self> {
         let info = path.symlink_metadata().ok()?;
@@ -36,6 +36,7 @@ impl Bound {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixListener;
@@ -44,9 +45,9 @@ mod tests {
     fn only_the_socket_that_was_made_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ctl");
-        assert_eq!(Bound::at(&path), None);
+        assert_eq!(SocketIdentity::at(&path), None);
         let first = UnixListener::bind(&path).unwrap();
-        let bound = Bound::at(&path).unwrap();
+        let bound = SocketIdentity::at(&path).unwrap();
 
         fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).unwrap();
         bound.remove(&path);
@@ -55,12 +56,22 @@ mod tests {
         // The first inode is in use no more, so that this one may get its number.
         drop(first);
         let _second = UnixListener::bind(&path).unwrap();
+        // Both may have been made within one tick of the file system's clock.
+        let later = Timespec {
+            tv_sec: bound.made.0 + 1,
+            tv_nsec: bound.made.1,
+        };
+        let times = Timestamps {
+            last_access: later,
+            last_modification: later,
+        };
+        utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
         bound.remove(&path);
         assert!(path.exists(), "somebody else's");
         fs::remove_file(&path).unwrap();
         fs::write(&path, "precious").unwrap();
         bound.remove(&path);
-        assert_eq!(Bound::at(&path), None);
+        assert_eq!(SocketIdentity::at(&path), None);
         assert!(path.exists(), "somebody's file");
     }
 }

@@ -1,5 +1,5 @@
-//! Whom the processes of a run become when root started it and named nobody: a user that no other run has, so that one which a guest has taken
-//! over finds no other guest's processes of its own user.
+//! Whom the processes of a run become when root started it and named nobody: a user that no other run has, so that one which a
+//! guest has taken over finds no other guest's processes of its own user.
 //!
 //! The number is this process's own (pid), above [`FIRST`]: as long as it lives nobody else has that, and a run's processes end with it.
 
@@ -19,8 +19,7 @@ pub(crate) fn of_this_run() -> User {
         return User::NOBODY;
     }
     let number = FIRST.saturating_add(std::process::id());
-    let is_there = |map: &str| fs::read_to_string(map).is_ok_and(|map| is_mapped(&map, number));
-    if is_there("/proc/self/uid_map") && is_there("/proc/self/gid_map") {
+    if is_here(number) {
         return User {
             uid: number,
             gid: number,
@@ -32,6 +31,13 @@ pub(crate) fn of_this_run() -> User {
         User::NOBODY.uid
     );
     User::NOBODY
+}
+
+/// Whether this user namespace has a user and a group of this number.
+fn is_here(number: u32) -> bool {
+    ["/proc/self/uid_map", "/proc/self/gid_map"]
+        .iter()
+        .all(|map| fs::read_to_string(map).is_ok_and(|map| is_mapped(&map, number)))
 }
 
 /// Whether a map (`user_namespaces(7)`: lines of first inside, first outside, how many) has this number.
@@ -65,9 +71,9 @@ mod tests {
     fn root_gives_a_run_a_user_of_its_own() {
         let user = of_this_run();
 
-        if nix::unistd::geteuid().is_root() {
-            assert_eq!(user.uid, FIRST + std::process::id());
-            assert_eq!(user.gid, user.uid);
+        let number = FIRST + std::process::id();
+        if nix::unistd::geteuid().is_root() && is_here(number) {
+            assert_eq!((user.uid, user.gid), (number, number));
         } else {
             assert_eq!(user, User::NOBODY);
         }
