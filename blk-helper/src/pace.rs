@@ -15,11 +15,12 @@ const EAGER: u32 = 8;
 const RELUCTANT: u32 = 256;
 
 /// Windows to look at the most. A driver that was called for many answers has them to take and as many requests to make before there is
-/// one to be found, and all of those share what looking costs. Windows of 20, 60 and 120 µs gave 273, 345 and 365 thousand
-/// random reads a second, 32 in flight, at 2.7, 2.8 and 2.6 µs of processor time each (`make bench BENCH="--rows read-d32-eventfd"`).
+/// one to be found, and all of those share what looking costs. With one window of 20 µs a virtual machine of two processors had 325 thousand
+/// random reads a second, 32 in flight, with five 386, both at 2.5 µs of processor time each
+/// (`make bench BENCH="--rows read-d32-eventfd"`).
 const MOST: u32 = 5;
 
-/// Finds that make looking worth it: one costs a window at the end.
+/// Finds that make looking worth it: it costs the last window, or windows, at the end.
 const WORTH: u32 = 4;
 
 /// A worker's habit.

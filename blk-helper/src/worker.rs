@@ -118,7 +118,7 @@ impl Draining {
 
     /// Gives each marked ring its turn, and marks those to be looked at again.
     fn look(&mut self, attention: &mut [Attention], pace: &mut Pace) {
-        let mut found = 0;
+        let mut found = 0_u32;
         // Whoever looks again soon need not be kicked.
         let must_kick = !pace.is_looking();
         for (ring, attention) in self.rings.iter().zip(attention) {
@@ -127,7 +127,7 @@ impl Draining {
                     self.tally.waited(pause.why, pause.since.elapsed());
                 }
                 let at = ring.turn(&self.disk, &mut self.scratch, &mut self.tally, must_kick);
-                found = at.requests.max(found);
+                found += u32::from(at.requests);
                 attention.look = at.look_again;
                 attention.pause = at.later.map(Pause::begin);
             }
@@ -135,7 +135,7 @@ impl Draining {
         if !must_kick {
             let now = Instant::now();
             if found > 0 {
-                pace.found(now, found.into());
+                pace.found(now, found);
             }
             // When it does not go on, the next round, in vain, makes drivers kick again.
             pace.goes_on(now);

@@ -73,49 +73,54 @@ pub(crate) fn user(uid: Uid, gid: Gid) -> Result<Layer, StepError> {
     Ok(changed(NAME, before, identity("user")))
 }
 
-/// The process that made a user namespace and stopped there, so that the namespace stays until it is joined.
-struct Maker(Pid);
+/// The process that made a user namespace and stopped there, so that the namespace stays until it is joined; none once it was
+/// waited for, since its number may then be another's.
+struct Maker(Option<Pid>);
 
 impl Maker {
     /// Lets it make one in which `uid` and `gid` are themselves.
     fn start(uid: Uid, gid: Gid) -> Result<Self, Errno> {
         let this = getpid();
-        let pid = sys::child(|| match make_and_stop(this, uid, gid) {
+        let mut maker = Self(Some(sys::child(|| match make_and_stop(this, uid, gid) {
             Ok(()) => 0,
             Err(errno) => u8::try_from(sys::errno_number(errno)).unwrap_or(u8::MAX),
-        })?;
-        match waitpid(pid, Some(WaitPidFlag::WUNTRACED))? {
-            WaitStatus::Stopped(..) => Ok(Self(pid)),
-            WaitStatus::Exited(_, code @ 1..) => Err(Errno::from_raw(code)),
-            // Somebody killed it, or let it go on.
-            WaitStatus::Exited(..)
-            | WaitStatus::Signaled(..)
-            | WaitStatus::PtraceEvent(..)
+        })?));
+        match waitpid(maker.0, Some(WaitPidFlag::WUNTRACED))? {
+            WaitStatus::Stopped(..) => return Ok(maker),
+            WaitStatus::Exited(_, code @ 1..) => {
+                maker.0 = None;
+                return Err(Errno::from_raw(code));
+            }
+            WaitStatus::Exited(..) | WaitStatus::Signaled(..) => maker.0 = None,
+            WaitStatus::PtraceEvent(..)
             | WaitStatus::PtraceSyscall(_)
             | WaitStatus::Continued(_)
-            | WaitStatus::StillAlive => Err(Errno::EINTR),
+            | WaitStatus::StillAlive => {}
         }
+        // Somebody killed it, or let it go on.
+        Err(Errno::EINTR)
     }
 
     /// Makes its namespace this process's own.
     fn join(self) -> Result<(), Errno> {
-        let path = format!("/proc/{}/ns/user", self.0);
+        let path = format!("/proc/{}/ns/user", self.0.ok_or(Errno::ESRCH)?);
         let namespace = open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
         setns(namespace, CloneFlags::CLONE_NEWUSER)
     }
 }
 
 impl Drop for Maker {
-    /// Ends it. It was not waited for, so the number is still its own.
     fn drop(&mut self) {
-        // Either fails only when somebody else ended it, and then there is nothing to do.
-        let _ = kill(self.0, Signal::SIGKILL);
-        let _ = waitpid(self.0, None);
+        if let Some(pid) = self.0 {
+            // Either fails only when somebody else ended it, and then there is nothing to do.
+            let _ = kill(pid, Signal::SIGKILL);
+            let _ = waitpid(pid, None);
+        }
     }
 }
 
 /// The maker's life. Its user can do what it likes to it, so it has nothing: no descriptor, and memory in which there is no secret
-/// yet. Its map has its own user and group, which an ordinary user may write once it has given up `setgroups`.
+/// yet but where things are (it is a copy: addresses and the stack's guard are those of this process). Its map has its own user and group, which an ordinary user may write once it has given up `setgroups`.
 fn make_and_stop(parent: Pid, uid: Uid, gid: Gid) -> Result<(), Errno> {
     sys::close_range(0, u32::MAX)?;
     prctl::set_dumpable(true)?;

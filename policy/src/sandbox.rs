@@ -65,8 +65,9 @@ pub struct Prepared {
 ///
 /// # Errors
 ///
-/// Somebody traces a process that nobody of its user could reach; there is more than one thread; a descriptor to keep is not open; real and effective ids differ; the parent is gone; a user
-/// namespace was entered but could not be mapped; a call that always works did not.
+/// Somebody traces a process that nobody of its user could reach; there is more than one thread; a descriptor to keep is not
+/// open; real and effective ids differ; the parent is gone; the user namespace that was joined is another one than was made;
+/// a call that always works did not.
 pub fn prepare(spec: &PrepareSpec) -> Result<Prepared, StepError> {
     let bond = Bond::to_parent(spec.die_with_parent);
     let authority = Authority::read()?;

@@ -19,6 +19,9 @@ use crate::helper::beside_this_test;
 use crate::place::Place;
 use crate::process::copy_program;
 
+/// A user that has nothing to do with any of this.
+pub const NEIGHBOUR: u32 = 4711;
+
 /// How many descriptor numbers are tried.
 pub const DESCRIPTORS: i32 = 64;
 
@@ -49,12 +52,20 @@ pub fn stranger(place: &Place, uid: u32, arguments: &[&Path]) -> Output {
     command.output().expect("a program of this crate runs")
 }
 
-/// Lets a stranger try everything on process `victim`, as `uid` where this process is root.
+/// Lets a stranger try everything on process `victim`, as the same user; of root's, as another.
 ///
 /// # Panics
 ///
 /// If it gets anything.
-pub fn assert_gives_nothing(place: &Place, victim: Pid, uid: u32) {
+pub fn assert_gives_nothing(place: &Place, victim: Pid) {
+    let status = fs::read_to_string(format!("/proc/{victim}/status")).expect("it lives");
+    let uid = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:\t")?.split('\t').next());
+    let uid = uid
+        .and_then(|uid| uid.parse().ok())
+        .expect("the kernel says whose it is");
+    let uid = if uid == 0 { NEIGHBOUR } else { uid };
     let loot = place.dir().join(format!("loot-{victim}"));
     fs::create_dir(&loot).expect("the place can be written");
     fs::set_permissions(&loot, Permissions::from_mode(0o777)).expect("the place is ours");

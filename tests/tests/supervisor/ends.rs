@@ -7,6 +7,7 @@ use tests::mounted::{Mounted, free_bytes};
 use tests::place::Place;
 use tests::require;
 use tests::supervised::{END, assert_gone};
+use tests::theft::assert_gives_nothing;
 
 use crate::support::{BOOT, DISK, PROMPT, shell, turn};
 
@@ -24,6 +25,18 @@ fn signals_end_the_run_and_everything_with_it() {
         assert_eq!(ended.code, Some(128 + signal as i32), "{ended:?}");
         assert!(ended.stderr.contains(&format!("ended by {signal}")), "{ended:?}");
         assert_gone(&processes);
+    }
+}
+
+#[test]
+fn another_process_of_its_user_gets_nothing_out_of_the_supervisor() {
+    let _turn = turn();
+    let place = Place::with_noise(DISK, 7);
+    let run = shell(&place).on_pipes();
+
+    // Root's gives nothing to others anyway; it is the ordinary user's that is looked at.
+    for victim in [run.process("blk-helper"), run.pid()] {
+        assert_gives_nothing(&place, victim);
     }
 }
 
