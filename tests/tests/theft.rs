@@ -32,14 +32,16 @@ fn its_own_user_gets_nothing_out_of_it() {
     helper.terminate();
 }
 
+const OURS: &str = "the place is ours";
+
 /// A copy of the helper, which its user can read or not, and words for it: it serves the place's disk, read-only.
 fn helper_of_mode(place: &Place, mode: u32) -> (PathBuf, Vec<PathBuf>) {
     let program = place.dir().join(format!("helper-{mode:o}"));
     copy_program(&beside_this_test("blk-helper"), &program);
-    fs::set_permissions(&program, Permissions::from_mode(mode)).unwrap();
+    fs::set_permissions(&program, Permissions::from_mode(mode)).expect(OURS);
     let dir = place.dir().join(format!("for-{mode:o}"));
-    fs::create_dir(&dir).unwrap();
-    fs::set_permissions(&dir, Permissions::from_mode(0o777)).unwrap();
+    fs::create_dir(&dir).expect(OURS);
+    fs::set_permissions(&dir, Permissions::from_mode(0o777)).expect(OURS);
     let options = ["--read-only", "--report=json", "--blk-file"].map(PathBuf::from);
     let paths = [place.base(), "--socket-path".into(), dir.join("socket")];
     (program, options.into_iter().chain(paths).collect())
