@@ -9,8 +9,8 @@ use crate::confine::{StartError, confine};
 use crate::door::DoorSource;
 use crate::environment::Environment;
 use crate::resources::Sources;
-use policy::forbidden;
 use policy::forbidden::check::{self, start_again, watch};
+use policy::forbidden::{self, stand_in};
 use protocol::launch::ExitCode;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
@@ -81,12 +81,12 @@ pub(crate) fn attempt(name: &str, config: &Config, environment: &Environment) ->
         .map_err(AttemptError::Tell)
 }
 
-/// A base and a door for a process that will not serve: its own executable, and a connection to nobody.
+/// A base and a door for a process that will not serve: a file of its own, and a connection to nobody.
 fn own_sources() -> Sources {
-    let base = BaseSource::Path("/proc/self/exe".into());
+    let base = stand_in().expect("a fresh process has descriptors left");
     let (door, _closed) = UnixStream::pair().expect("a fresh process has descriptors left");
     Sources {
-        base,
+        base: BaseSource::Descriptor(base.into()),
         door: DoorSource::Connection(door.into()),
         operator: None,
     }

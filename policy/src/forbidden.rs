@@ -22,8 +22,11 @@ mod privileges;
 mod processes;
 
 use nix::errno::Errno;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::Pid;
-use std::os::fd::RawFd;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::LazyLock;
 
 use crate::sys::{Argument, attempt};
@@ -202,6 +205,18 @@ pub const CONTROL: Act = Act::new("control", "do its work (must be possible)", |
         call(libc::SYS_write, [number(2), Argument::Bytes(&[]), NULL])
     }
 });
+
+/// A file that can only be read, for a process that attempts and does not serve: it stands for a base, an image or a kernel. Not
+/// the program's own file, which its user may not be able to read.
+///
+/// # Errors
+///
+/// There are no descriptors left, or `/proc` does not show this process.
+pub fn stand_in() -> io::Result<File> {
+    let mut written = File::from(memfd_create("stand-in", MFdFlags::MFD_CLOEXEC)?);
+    written.write_all(&[1; 4096])?;
+    File::open(format!("/proc/self/fd/{}", written.as_raw_fd()))
+}
 
 /// Every act that no process of ours may perform.
 #[must_use]

@@ -5,14 +5,15 @@
 //! its own makes that namespace, one that has nothing, and this one joins it.
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill, raise};
-use nix::sys::stat::{Mode, stat};
+use nix::sys::stat::stat;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, getpid, getppid};
 use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::error::StepError;
 use crate::report::Layer;
@@ -73,6 +74,9 @@ pub(crate) fn user(uid: Uid, gid: Gid) -> Result<Layer, StepError> {
     Ok(changed(NAME, before, identity("user")))
 }
 
+/// How long the maker may take. Its user can stop or trace it, and then it would never come to its end.
+const MOST: Duration = Duration::from_secs(2);
+
 /// The process that made a user namespace and stopped there, so that the namespace stays until it is joined; none once it was
 /// waited for, since its number may then be another's.
 struct Maker(Option<Pid>);
@@ -81,11 +85,12 @@ impl Maker {
     /// Lets it make one in which `uid` and `gid` are themselves.
     fn start(uid: Uid, gid: Gid) -> Result<Self, Errno> {
         let this = getpid();
-        let mut maker = Self(Some(sys::child(|| match make_and_stop(this, uid, gid) {
+        let pid = sys::child(|| match make_and_stop(this, uid, gid) {
             Ok(()) => 0,
             Err(errno) => u8::try_from(sys::errno_number(errno)).unwrap_or(u8::MAX),
-        })?));
-        match waitpid(maker.0, Some(WaitPidFlag::WUNTRACED))? {
+        })?;
+        let mut maker = Self(Some(pid));
+        match change_of(pid)? {
             WaitStatus::Stopped(..) => return Ok(maker),
             WaitStatus::Exited(_, code @ 1..) => {
                 maker.0 = None;
@@ -101,40 +106,56 @@ impl Maker {
         Err(Errno::EINTR)
     }
 
-    /// Makes its namespace this process's own.
+    /// Makes its namespace this process's own. Not by a path: `/proc` may be that of another PID namespace.
     fn join(self) -> Result<(), Errno> {
-        let path = format!("/proc/{}/ns/user", self.0.ok_or(Errno::ESRCH)?);
-        let namespace = open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-        setns(namespace, CloneFlags::CLONE_NEWUSER)
+        setns(sys::pidfd(self.0.ok_or(Errno::ESRCH)?)?, CloneFlags::CLONE_NEWUSER)
     }
 }
 
 impl Drop for Maker {
     fn drop(&mut self) {
-        if let Some(pid) = self.0 {
-            // Either fails only when somebody else ended it, and then there is nothing to do.
-            let _ = kill(pid, Signal::SIGKILL);
-            let _ = waitpid(pid, None);
+        // A launcher's filter may forbid it; then it ends when this process does.
+        if let Some(pid) = self.0
+            && kill(pid, Signal::SIGKILL).is_ok()
+        {
+            // It fails only where somebody else traces it, and will not let it go.
+            let _ = change_of(pid);
         }
     }
 }
 
+/// Waits until that child has stopped or ended.
+fn change_of(child: Pid) -> Result<WaitStatus, Errno> {
+    let begun = Instant::now();
+    loop {
+        let status = waitpid(child, Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WNOHANG))?;
+        if status != WaitStatus::StillAlive {
+            return Ok(status);
+        }
+        if begun.elapsed() > MOST {
+            return Err(Errno::ETIMEDOUT);
+        }
+        // It takes a few of these.
+        thread::sleep(Duration::from_micros(50));
+    }
+}
+
 /// The maker's life. Its user can do what it likes to it, so it has nothing: no descriptor, and memory in which there is no secret
-/// yet but where things are (it is a copy: addresses and the stack's guard are those of this process). Its map has its own user and group, which an ordinary user may write once it has given up `setgroups`.
+/// yet but where things are (it is a copy: addresses and the stack's guard are those of this process). Its map has its own user
+/// and group, which an ordinary user may write once it has given up `setgroups`.
 fn make_and_stop(parent: Pid, uid: Uid, gid: Gid) -> Result<(), Errno> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // A parent that died before that line would leave it stopped for ever.
+    if getppid() != parent {
+        return Err(Errno::ESRCH);
+    }
     sys::close_range(0, u32::MAX)?;
     prctl::set_dumpable(true)?;
     unshare(CloneFlags::CLONE_NEWUSER)?;
     write("/proc/self/setgroups", "deny")?;
     write("/proc/self/uid_map", &format!("{uid} {uid} 1"))?;
     write("/proc/self/gid_map", &format!("{gid} {gid} 1"))?;
-    prctl::set_pdeathsig(Signal::SIGKILL)?;
-    // A parent that died before that line would leave it stopped for ever.
-    if getppid() == parent {
-        raise(Signal::SIGSTOP)
-    } else {
-        Ok(())
-    }
+    raise(Signal::SIGSTOP)
 }
 
 /// The other namespaces, each on its own.

@@ -5,7 +5,7 @@
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::unistd::{ForkResult, Pid};
-use std::os::fd::RawFd;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 /// `PR_SET_MDWE`: no mapping may gain the right to execute (Linux 6.3; not in the libc crate).
 const PR_SET_MDWE: libc::c_int = 65;
@@ -140,6 +140,19 @@ pub(crate) fn child(work: impl FnOnce() -> u8) -> Result<Pid, Errno> {
         ForkResult::Child => exit_now(work()),
         ForkResult::Parent { child } => Ok(child),
     }
+}
+
+/// A descriptor that stands for a process, a child of ours that was not waited for yet: it becomes readable when that ends.
+///
+/// # Errors
+///
+/// Whatever the kernel says; older than 5.3, it has no such thing.
+pub fn pidfd(process: Pid) -> Result<OwnedFd, Errno> {
+    // SAFETY: the call takes two numbers and no address.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, process.as_raw(), 0) };
+    let number = RawFd::try_from(Errno::result(result)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just made it for this call, and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Ends the process at once: no destructors, no `atexit` functions.

@@ -66,6 +66,32 @@ fn who_lurks_while_it_starts_gets_a_hold_only_where_its_program_can_be_read() {
 }
 
 #[test]
+fn programs_that_their_user_cannot_read_pass_their_own_check() {
+    let place = Place::with_noise(1 << 20, 1);
+    let dir = place.dir().join("installed");
+    fs::create_dir(&dir).unwrap();
+    for name in ["mayfly", "mayfly-vmm", "mayfly-import", "blk-helper"] {
+        copy_program(&beside_this_test(name), &dir.join(name));
+        fs::set_permissions(dir.join(name), Permissions::from_mode(UNREADABLE)).unwrap();
+    }
+    let mut check = Command::new(dir.join("mayfly"));
+    check.arg("--check-confinement").current_dir("/");
+    if nix::unistd::geteuid().is_root() {
+        check.uid(NEIGHBOUR).gid(NEIGHBOUR);
+    }
+
+    let ended = check.output().unwrap();
+
+    let (said, complaint) = (
+        String::from_utf8_lossy(&ended.stdout),
+        String::from_utf8_lossy(&ended.stderr),
+    );
+    assert!(ended.status.success(), "{said}{complaint}");
+    // And are what they are installed for.
+    assert!(said.contains("PR_GET_DUMPABLE was 0"), "{said}");
+}
+
+#[test]
 fn one_that_is_hidden_from_its_start_does_not_start_under_a_tracer() {
     let place = Place::with_noise(1 << 20, 1);
     let (program, words) = helper_of_mode(&place, UNREADABLE);

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{Pid, getpid, getppid, setsid};
+use nix::unistd::{getpid, getppid, setsid};
 use policy::signals::exit_now;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -64,18 +64,6 @@ pub(crate) fn pass_nothing_on() -> Result<(), Errno> {
     // SAFETY: with this flag the call closes nothing here, it only marks; it takes three numbers and no address.
     let result = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, flags) };
     Errno::result(result).map(drop)
-}
-
-/// A descriptor that becomes readable when the process ends, a child of ours that was not waited for yet.
-///
-/// # Errors
-/// Whatever the kernel says; older than 5.3, it has no such thing.
-pub(crate) fn pidfd(process: Pid) -> Result<OwnedFd, Errno> {
-    // SAFETY: the call takes two numbers and no address.
-    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, process.as_raw(), 0) };
-    let number = RawFd::try_from(Errno::result(result)?).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the kernel has just made it for this call, and nobody else knows its number.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 nix::ioctl_readwrite_bad!(

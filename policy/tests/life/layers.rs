@@ -1,13 +1,11 @@
 //! What a confined process reports, and what stops a start.
 
 use std::collections::BTreeSet;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 use crate::Test;
-use crate::run::{End, OVERFLOW, Who, command_of, everybody, finish, is_root, layer, run, start, starts_as_root};
+use crate::run::{End, OVERFLOW, Who, everybody, finish, is_root, layer, run, start, starts_as_root};
 
 /// The tests.
 pub(crate) const TESTS: &[Test] = &[
@@ -40,10 +38,6 @@ pub(crate) const TESTS: &[Test] = &[
     (
         "lives_with_no_new_privs_from_the_start",
         lives_with_no_new_privs_from_the_start,
-    ),
-    (
-        "hidden_from_the_start_where_the_program_cannot_be_read",
-        hidden_from_the_start_where_the_program_cannot_be_read,
     ),
     (
         "the_overflow_user_gets_no_user_namespace",
@@ -242,28 +236,6 @@ fn lives_with_no_new_privs_from_the_start() {
     for who in everybody() {
         assert_required(&run(who, &["no-new-privs"]).report());
     }
-}
-
-fn hidden_from_the_start_where_the_program_cannot_be_read() {
-    let copy = std::env::temp_dir().join(format!("mayfly-life-{}", std::process::id()));
-    fs::copy("/proc/self/exe", &copy).unwrap();
-    // Nobody may read it; that root can all the same is another case.
-    fs::set_permissions(&copy, Permissions::from_mode(0o111)).unwrap();
-    for who in everybody() {
-        let program = |path: &Path| finish(command_of(path, who, &["report"]).spawn().unwrap()).report();
-        let (readable, unreadable) = (program(Path::new("/proc/self/exe")), program(&copy));
-
-        let achieved = |report| layer(report, "hidden from start")["achieved"] == true;
-        assert_eq!(
-            (achieved(&readable), achieved(&unreadable)),
-            (starts_as_root(who), true),
-            "{unreadable}"
-        );
-        // Made by a process that its user may inspect, which this one never was.
-        let namespace = |report| layer(report, "user namespace")["achieved"].clone();
-        assert_eq!(namespace(&readable), namespace(&unreadable));
-    }
-    fs::remove_file(&copy).unwrap();
 }
 
 fn the_overflow_user_gets_no_user_namespace() {

@@ -17,6 +17,7 @@ mod launcher;
 mod layers;
 mod narrow;
 mod run;
+mod started;
 
 use std::process::ExitCode;
 
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
         return child::run(&arguments[1..]);
     }
     let wanted = arguments.iter().find(|argument| !argument.starts_with('-'));
-    let tests = [layers::TESTS, acts::TESTS, ends::TESTS, narrow::TESTS].concat();
+    let tests = [layers::TESTS, started::TESTS, acts::TESTS, ends::TESTS, narrow::TESTS].concat();
     let mut passed = 0;
     for (name, test) in tests {
         if wanted.is_none_or(|wanted| name.contains(wanted.as_str())) {

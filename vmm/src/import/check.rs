@@ -8,11 +8,10 @@ use super::life::{Files, StartError, confine};
 use crate::contract::import::{Format, ImageSpec, ImportExit, ImportSpec};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use policy::forbidden::check::{self, start_again, watch};
-use policy::forbidden::{self, CONTROL, Targets};
+use policy::forbidden::{self, CONTROL, Targets, stand_in};
 use policy::seccomp::import::import_filter;
 use policy::{Confined, signals};
 use std::convert::Infallible;
-use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::IntoRawFd;
 
@@ -87,7 +86,7 @@ fn report(confined: &Confined<Files>) -> String {
 
 /// Files for a process that will not convert anything.
 fn own_files(config: &Config) -> ImportSpec {
-    let image = File::open("/proc/self/exe").expect("a fresh process can read its own program");
+    let image = stand_in().expect("a fresh process has descriptors left");
     let output = memfd_create("output", MFdFlags::MFD_CLOEXEC).expect("a fresh process has descriptors left");
     ImportSpec {
         images: vec![ImageSpec {

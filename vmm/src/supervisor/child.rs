@@ -1,7 +1,6 @@
 //! A process that was started: its log lines, its READY, its end. Nothing here waits.
 
 use super::relay::Relay;
-use crate::sys;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
@@ -52,7 +51,7 @@ impl Child {
         ready: Option<OwnedFd>,
     ) -> Result<Self, Errno> {
         let number = i32::try_from(process.id()).expect("pid_max is below 2^22");
-        let prepared = sys::pidfd(Pid::from_raw(number)).and_then(|pidfd| {
+        let prepared = policy::pidfd(Pid::from_raw(number)).and_then(|pidfd| {
             unblock(&log)?;
             ready.as_ref().map_or(Ok(()), unblock)?;
             Ok(pidfd)

@@ -4,7 +4,7 @@ use crate::machine::memory::Ram;
 use crate::machine::vcpu::Vcpu;
 use crate::machine::vm::{Hypervisor, Vm};
 use nix::unistd::Pid;
-use policy::forbidden::Targets;
+use policy::forbidden::{Targets, stand_in};
 use policy::logging::chain;
 use policy::seccomp::vmm::{Role, VmmDescriptors};
 use policy::{Descriptor, Descriptors};
@@ -61,7 +61,7 @@ impl Bench {
         let (disk, tap, blank) = (lonely()?, lonely()?, lonely()?);
         let kvm = Kvm::open().map_err(|error| chain(error.as_ref()));
         // A VMM closes its kernel's file once it has read it.
-        let kernel = File::open("/proc/self/exe")?.as_raw_fd();
+        let kernel = stand_in()?.as_raw_fd();
         Ok(Self {
             console,
             disk,
