@@ -2,6 +2,7 @@
 
 mod ends;
 mod formats;
+mod moment;
 mod refused;
 mod reset;
 mod resize;
