@@ -58,12 +58,14 @@ impl Faults {
         [beside_this_test("faulty"), self.plan.clone(), self.told.clone()]
     }
 
-    /// A command that runs `program` so, ready for its arguments.
+    /// A command that runs `program` so, ready for its arguments. It has no descriptor above 2: those that another test's helper
+    /// is to inherit are inheritable for a moment, and would take numbers that rules name.
     #[must_use]
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let [faulty, plan, told] = self.words();
-        let mut command = Command::new(faulty);
-        command.args([plan, told]).arg(program);
+        const CLOSE: &str =
+            "for fd in /proc/$$/fd/*; do fd=${fd##*/}; [ $fd -le 2 ] || eval \"exec $fd>&-\"; done; exec \"$@\"";
+        let mut command = Command::new("bash");
+        command.args(["-c", CLOSE, "bash"]).args(self.words()).arg(program);
         command
     }
 
