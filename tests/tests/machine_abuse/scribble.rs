@@ -36,8 +36,8 @@ const SLICE: Duration = Duration::from_secs(3);
 /// How long nothing may be printed by a guest that prints a dot about every thousand accesses.
 const SILENCE: Duration = Duration::from_secs(20);
 
-/// How long everything may take to end once it was told to.
-const END: Duration = Duration::from_secs(1);
+/// How long everything may take to end once it was told to, on a loaded machine.
+const END: Duration = Duration::from_secs(10);
 
 /// What the memory of a process may grow by while it serves whatever comes: its allocator's habits, not a leak.
 const GROWTH_KIB: u64 = 2048;
