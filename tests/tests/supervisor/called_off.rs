@@ -1,18 +1,19 @@
-//! What an operator calls off: the commit at the end, an answer to the question there, a save that was begun at the console.
+//! What an operator calls off: the commit at the end, an answer to the question there, a save that was begun at the console. And
+//! what does not: a terminal that is closed.
 
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use tests::bare;
 use tests::payload::disk::Disk;
 use tests::payload::{Mode, Payload};
 use tests::place::Place;
 use tests::require;
 use tests::rng::Rng;
-use tests::supervised::END;
+use tests::supervised::{END, children_of};
 
 use crate::support::{DISK, turn};
 
@@ -195,4 +196,41 @@ fn a_disk_to_which_nothing_was_written_is_not_called_lost() {
     let ended = run.wait_within(END);
     assert_eq!(ended.code, Some(17), "{ended:?}");
     assert!(ended.stderr.contains("wrote to vda (vast) is lost"), "{ended:?}");
+}
+
+/// The shell says that the terminal is gone, and the kernel does, and more than once.
+#[test]
+fn a_terminal_that_is_closed_does_not_call_off_what_it_began() {
+    require!(kvm);
+    let _turn = turn();
+    let place = Place::with_noise(DISK, 73);
+    let golden = place.dir().join("golden.raw");
+    let out = place.dir().join("out.raw");
+    fs::copy(place.base(), &golden).unwrap();
+    let mut run = bare::run(&place, "kvm", 0, &writer().wait_for_key().power_off())
+        .and([
+            format!("--disk={}", golden.display()),
+            format!("--on-exit=save={}", out.display()),
+        ])
+        .on_terminal();
+    run.wait_for("written", END);
+    // So that the save takes as long as this test wants.
+    let helper = run.process("blk-helper");
+    kill(helper, Signal::SIGSTOP).unwrap();
+    let begun = Instant::now();
+
+    run.close_input();
+    while children_of(run.pid()).len() > 1 {
+        assert!(begun.elapsed() < END, "the VMM does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for _ in 0..5 {
+        std::thread::sleep(Duration::from_millis(20));
+        run.signal(Signal::SIGHUP);
+    }
+    kill(helper, Signal::SIGCONT).unwrap();
+
+    assert_eq!(run.wait_within(END).code, Some(128 + 1));
+    let kept = fs::read(&out).expect("the disk is saved");
+    assert!(kept == rewritten(&place), "it is another disk");
 }

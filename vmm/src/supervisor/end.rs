@@ -91,6 +91,23 @@ impl End {
             | Self::RebootLoop => false,
         }
     }
+
+    /// Whether it calls off the decision at the end that is under way. A terminal that is closed does not: it hangs up, its shell
+    /// sends a signal and the kernel another one, each in its own time, and nobody may have changed his mind.
+    pub(crate) fn calls_off(&self) -> bool {
+        match self {
+            Self::Told(signal) => *signal != Signal::SIGHUP,
+            Self::Quit => true,
+            Self::PoweredOff
+            | Self::TerminalGone
+            | Self::OutputGone
+            | Self::HelperEnded { .. }
+            | Self::DiskGone
+            | Self::MachineEnded { .. }
+            | Self::GuestCrashed
+            | Self::RebootLoop => false,
+        }
+    }
 }
 
 impl fmt::Display for End {

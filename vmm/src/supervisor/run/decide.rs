@@ -1,7 +1,7 @@
 //! The decision at the end of a run (`--on-exit`).
 //!
 //! The VMM is gone first: all that the guest wrote is in, and nobody writes any more. Then each disk meets its fate, one after
-//! the other. A signal calls off what is left of that.
+//! the other. A signal calls off what is left of that; a terminal that is closed does not ([`End::calls_off`]).
 
 use super::keep::{KeepOutcome, LONG};
 use super::{Run, RunError, Waited};
@@ -35,7 +35,7 @@ impl Run<'_> {
         self.console.end_guest();
         // Questions are asked, and signals typed, on a terminal as shells have it.
         self.raw = None;
-        // A terminal that is closed hangs up and sends a signal: one end, not an end and a change of mind.
+        // What came with the end is no change of mind.
         while self.signals.next().is_some() {}
         let (mut is_kept, goes_on) = self.end_what_was_begun();
         if all_burn {

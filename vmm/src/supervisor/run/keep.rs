@@ -4,7 +4,6 @@ use super::{Run, Waited};
 use crate::ctl::show::in_words;
 use crate::progress::Progress;
 use crate::supervisor::crew::Helper;
-use crate::supervisor::end::End;
 use crate::supervisor::fate::Fate;
 use crate::supervisor::keeper::{KeepError, Keeping};
 use crate::supervisor::plan::PlannedDisk;
@@ -189,7 +188,8 @@ impl Run<'_> {
         while let Some(keeping) = &self.keeping {
             let is_being_called_off = keeping.is_being_called_off();
             match self.wait_for(LONG, |run| run.keeping.is_none()) {
-                Ok(Waited::Done | Waited::TooLong) | Ok(Waited::End(End::HelperEnded { .. })) => {}
+                Ok(Waited::Done | Waited::TooLong) => {}
+                Ok(Waited::End(end)) if !end.calls_off() => {}
                 Ok(Waited::End(_)) if is_being_called_off => {
                     self.conclude_keeping(Err(KeepError::CalledOff));
                     return KeepOutcome::GivenUp;
