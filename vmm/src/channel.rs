@@ -8,6 +8,7 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, getsockopt, recv, sendmsg, socket,
     socketpair, sockopt,
 };
+use nix::unistd::{Uid, geteuid, seteuid};
 use protocol::control::{Answer, Command, Heard, MAX_BYTES, MessageError, Outcome, Reply, Request};
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -25,6 +26,8 @@ pub(crate) enum ChannelError {
          --trust-user {0}"
     )]
     Stranger(u32),
+    #[error("cannot become user {0} to connect, and root again")]
+    Disguise(u32, #[source] Errno),
     #[error("the kernel does not say who serves there")]
     Unknown(#[source] Errno),
     #[error("the helper closed its control channel")]
@@ -59,6 +62,9 @@ impl Channel {
     /// A channel to the helper that listens at `path`; fails at once where it takes nobody now. Who made that socket listen must be
     /// this user, root, or `trusted`: a stranger could have taken the name, and would get the orders and descriptors.
     ///
+    /// Root connects as `trusted`, where that user may: a helper that was started by another user is in a user namespace which
+    /// does not know root, and turns away whom it does not know. The kernel notes who connects at that moment.
+    ///
     /// # Errors
     /// [`ChannelError`]; nothing was sent.
     pub(crate) fn connect(path: &Path, trusted: Option<u32>) -> Result<Self, ChannelError> {
@@ -68,9 +74,17 @@ impl Channel {
             connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
             Ok(socket)
         };
-        let socket = connected().map_err(ChannelError::Unreachable)?;
+        let socket = match trusted.filter(|_| geteuid().is_root()) {
+            // What only root can reach is root's, who knows root.
+            Some(user) => match as_user(user, connected)? {
+                Err(Errno::EACCES) => connected(),
+                reached => reached,
+            },
+            None => connected(),
+        };
+        let socket = socket.map_err(ChannelError::Unreachable)?;
         let server = getsockopt(&socket, sockopt::PeerCredentials).map_err(ChannelError::Unknown)?;
-        let me = nix::unistd::geteuid().as_raw();
+        let me = geteuid().as_raw();
         if [Some(0), Some(me), trusted].contains(&Some(server.uid())) {
             Ok(Self { socket, asked: 0 })
         } else {
@@ -146,6 +160,19 @@ impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// Does something with the rights and the name of another user. For root, who gets his own back.
+///
+/// # Errors
+/// [`ChannelError::Disguise`].
+fn as_user<T>(user: u32, act: impl FnOnce() -> T) -> Result<T, ChannelError> {
+    let disguise = |errno| ChannelError::Disguise(user, errno);
+    let root = geteuid();
+    seteuid(Uid::from_raw(user)).map_err(disguise)?;
+    let done = act();
+    seteuid(root).map_err(disguise)?;
+    Ok(done)
 }
 
 /// The answer in a reply.

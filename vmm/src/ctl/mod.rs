@@ -64,6 +64,7 @@ impl CtlError {
             Self::Channel { source, .. } => match source {
                 ChannelError::Refused(_) | ChannelError::Stranger(_) => Code::Refused,
                 ChannelError::Unreachable(_)
+                | ChannelError::Disguise(..)
                 | ChannelError::Unknown(_)
                 | ChannelError::Closed
                 | ChannelError::Silent(_)
