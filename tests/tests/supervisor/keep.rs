@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 use tests::bare;
@@ -135,6 +136,29 @@ fn what_could_not_be_kept_is_refused_before_anything_starts() {
         }
     }
     fs::remove_file(linked).unwrap();
+    // In a file of half the disk's length at most, what is written at the end has no place.
+    for on_exit in [
+        format!("--on-exit=save={}", place.dir().join("out").display()),
+        "--on-exit=commit".into(),
+    ] {
+        let words = ["--accel=qemu", "--kernel=k", "--dry-run", &on_exit];
+        let ended = Command::new("sh")
+            .args([
+                "-c",
+                r#"ulimit -f "$1" && shift && exec "$@""#,
+                "sh",
+                &(DISK / 1024).to_string(),
+            ])
+            .arg(beside_this_test("mayfly"))
+            .arg("run")
+            .args(words)
+            .arg(format!("--disk={}", place.base().display()))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(2), "{said}");
+        assert!(said.contains("cannot have a file of that size"), "{said}");
+    }
     let run = |words: &[&str]| {
         let run = bare::run(&place, "qemu", 2, &program().power_off());
         run.and(words).output()

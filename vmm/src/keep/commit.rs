@@ -178,7 +178,10 @@ impl Commit {
     pub(crate) fn rehearse(path: &Path, served: &BaseStatus) -> Result<(), CommitError> {
         let (base, place) = Base::find(path, served)?;
         match Fresh::try_over(place, PRIVATE)? {
-            Some(fresh) => Self::dressed(base, false, fresh).map(drop),
+            Some(fresh) => {
+                fresh.try_length(served.bytes)?;
+                Self::dressed(base, false, fresh).map(drop)
+            }
             None => Ok(()),
         }
     }

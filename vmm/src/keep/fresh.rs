@@ -7,14 +7,15 @@
 //! it. Who only tries whether there could be such a file removes nothing.
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, flock, fstat, fsync, linkat, openat,
-    renameat_with, statat, unlinkat,
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, flock, fstat, fsync, ftruncate, linkat,
+    openat, renameat_with, statat, unlinkat,
 };
 use rustix::io::{Errno, retry_on_intr};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -27,7 +28,7 @@ pub(crate) const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// Why there is no such file.
 #[derive(Debug, Error)]
 pub(crate) enum FreshError {
-    #[error("{} is no name that a file can have", .0.display())]
+    #[error("{} is no name that a file can have, and no directory", .0.display())]
     NoName(PathBuf),
     #[error("{} is there already, and nothing is ever overwritten; remove it or choose another name", .0.display())]
     Exists(PathBuf),
@@ -69,12 +70,13 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Opens the directory of `path`.
+    /// Opens the directory of `path`, which does not end like that of a directory.
     ///
     /// # Errors
     /// [`FreshError`].
     pub(crate) fn open(path: &Path) -> Result<Self, FreshError> {
-        let name = path.file_name().ok_or_else(|| FreshError::NoName(path.to_owned()))?;
+        let name = path.file_name().filter(|_| !names_directory(path));
+        let name = name.ok_or_else(|| FreshError::NoName(path.to_owned()))?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new("."));
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -84,6 +86,12 @@ impl Place {
             name: name.to_owned(),
             path: path.to_owned(),
         })
+    }
+
+    /// Whether both are the same name in the same directory, however that was written.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let dirs = (fstat(&self.dir), fstat(&other.dir));
+        self.name == other.name && matches!(dirs, (Ok(one), Ok(other)) if is_same(&one, &other))
     }
 
     /// What has the name now, links not followed.
@@ -149,6 +157,11 @@ impl Place {
         }
         Ok(())
     }
+}
+
+/// Whether only a directory can have this name.
+pub(crate) fn names_directory(path: &Path) -> bool {
+    matches!(path.as_os_str().as_bytes(), [.., b'/'] | [.., b'/', b'.'])
 }
 
 /// Whether both are the same file.
@@ -247,6 +260,14 @@ impl Fresh {
             }
         }
         Err(FreshError::InUse(place.path))
+    }
+
+    /// Whether it may become so long: limits on files, and file systems that have none so large.
+    ///
+    /// # Errors
+    /// [`FreshError`].
+    pub(crate) fn try_length(&self, bytes: u64) -> Result<(), FreshError> {
+        retry_on_intr(|| ftruncate(&self.file, bytes)).map_err(failed("have a file of that size at", &self.place.path))
     }
 
     /// The file, to be filled.

@@ -4,6 +4,7 @@
 use super::fate::{Fate, OnExit};
 use super::keeper::{KeepError, as_it_is, rehearse};
 use super::plan::{Backend, Plan, PlannedDisk};
+use crate::keep::fresh::Place;
 use log::warn;
 use policy::logging::chain;
 use std::collections::HashMap;
@@ -15,33 +16,35 @@ pub(crate) fn fate_of(plan: &Plan, disk: &PlannedDisk, fate: &Fate) -> Fate {
     fate.of_disk(&disk.device, all, Path::is_dir)
 }
 
-/// Refuses what could not be done at the end, and why; where the operator will be asked, says what the answer cannot be.
+/// Refuses what could not be done at the end, and why; where the operator will be asked, says what the answer cannot be. `report` is
+/// the file of `--report`, which is made after this look, as control sockets are.
 ///
 /// # Errors
 /// The first that could not be done, in words.
-pub(crate) fn check(plan: &Plan, on_exit: &OnExit) -> Result<(), String> {
+pub(crate) fn check(plan: &Plan, on_exit: &OnExit, report: Option<&Path>) -> Result<(), String> {
     let fate = match on_exit {
         OnExit::Ask => {
-            for obstacle in obstacles(plan, &Fate::Commit) {
+            for obstacle in obstacles(plan, &Fate::Commit, None) {
                 warn!("--on-exit ask: commit will not be possible: {obstacle}");
             }
             return Ok(());
         }
         OnExit::Decided(fate) => fate,
     };
-    match obstacles(plan, fate).into_iter().next() {
+    match obstacles(plan, fate, report).into_iter().next() {
         None => Ok(()),
         Some(obstacle) => Err(format!("--on-exit: {obstacle}")),
     }
 }
 
 /// What speaks against `fate`, disk by disk.
-fn obstacles(plan: &Plan, fate: &Fate) -> Vec<String> {
+fn obstacles(plan: &Plan, fate: &Fate, report: Option<&Path>) -> Vec<String> {
     let disks = plan.disks.iter().filter(|disk| disk.is_overlaid);
     let mut bases = HashMap::new();
     disks
         .filter_map(|disk| {
-            let obstacle = match rehearse(&fate_of(plan, disk, fate), disk) {
+            let own = fate_of(plan, disk, fate);
+            let obstacle = match rehearse(&own, disk) {
                 // What it says of the end, that the base stays, goes without saying at the start.
                 Err(KeepError::Commit(error)) => chain(&error),
                 Err(error) => chain(&error),
@@ -49,11 +52,29 @@ fn obstacles(plan: &Plan, fate: &Fate) -> Vec<String> {
                     let first = bases.insert(base(disk)?, &disk.name)?;
                     format!("its base is also that of disk {first}, and the second commit would undo the first")
                 }
-                Ok(()) => return None,
+                Ok(()) => taken(plan, &own, report)?,
             };
             Some(format!("disk {}: {obstacle}", disk.name))
         })
         .collect()
+}
+
+/// What of the run itself will have the name by then that the disk shall have.
+fn taken(plan: &Plan, fate: &Fate, report: Option<&Path>) -> Option<String> {
+    let Fate::Save(out) = fate else {
+        return None;
+    };
+    let place = Place::open(out).ok()?;
+    let controls = plan
+        .disks
+        .iter()
+        .filter_map(|disk| Some((disk.control.as_deref()?, "a control socket")));
+    let mut made = controls.chain(report.map(|report| (report, "--report")));
+    let (_, what) = made.find(|(path, _)| Place::open(path).is_ok_and(|made| made.is_same(&place)))?;
+    Some(format!(
+        "{} is where {what} of this run will be; choose another name",
+        out.display()
+    ))
 }
 
 /// The file that a disk is started from, as the kernel knows it.

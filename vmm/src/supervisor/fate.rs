@@ -1,5 +1,6 @@
 //! What becomes of what a guest wrote: the words for it, on the command line and in answer to a question. Looks at nothing.
 
+use crate::keep::fresh::names_directory;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -70,7 +71,8 @@ impl Fate {
     pub(crate) fn of_disk(&self, disk: &str, disks: usize, is_dir: impl Fn(&Path) -> bool) -> Self {
         match self {
             Self::Save(out) if is_dir(out) => Self::Save(out.join(format!("{disk}.raw"))),
-            Self::Save(out) if disks > 1 => Self::Save(with_disk(out, disk)),
+            // Where there is no such directory, that is an error for who opens it.
+            Self::Save(out) if disks > 1 && !names_directory(out) => Self::Save(with_disk(out, disk)),
             Self::Burn | Self::Commit | Self::Save(_) => self.clone(),
         }
     }
@@ -113,6 +115,7 @@ mod tests {
         assert_eq!(save("d/x.raw").of_disk("vdb", 2, none), save("d/x-vdb.raw"));
         assert_eq!(save("x").of_disk("vdb", 2, none), save("x-vdb"));
         assert_eq!(save("d").of_disk("vda", 1, |_| true), save("d/vda.raw"));
+        assert_eq!(save("d/").of_disk("vdb", 2, none), save("d/"));
         assert_eq!(Fate::Commit.of_disk("vda", 2, none), Fate::Commit);
     }
 }

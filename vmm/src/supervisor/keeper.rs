@@ -89,7 +89,13 @@ pub(crate) fn rehearse(fate: &Fate, disk: &PlannedDisk) -> Result<(), KeepError>
     };
     match fate {
         Fate::Burn => {}
-        Fate::Save(out) => drop(Fresh::try_new(Place::open(out)?, PRIVATE)?),
+        Fate::Save(out) => {
+            let fresh = Fresh::try_new(Place::open(out)?, PRIVATE)?;
+            // What --import will make may not be there yet.
+            if let (Some(fresh), Ok(base)) = (fresh, as_it_is(image)) {
+                fresh.try_length(base.bytes)?;
+            }
+        }
         // Which may be about a file that is not there yet.
         Fate::Commit if disk.is_imported => return Err(KeepError::Imported),
         Fate::Commit => Commit::rehearse(image, &as_it_is(image)?)?,

@@ -184,7 +184,7 @@ fn start(run: args::Run) -> Result<u8, StartError> {
     for line in notice.iter().chain(&warnings) {
         warn!("{line}");
     }
-    check_wishes(&settings, &plan, run.dry_run)?;
+    check_wishes(&settings, &plan, run.report.as_deref(), run.dry_run)?;
     if run.dry_run {
         let printed = write!(io::stdout(), "{plan}");
         return printed.map(|()| Code::Done.number()).map_err(failed("print the plan"));
@@ -209,7 +209,7 @@ fn tell(Outcome { end, is_kept }: &Outcome) -> u8 {
 }
 
 /// Refuses at the start what could not be done later.
-fn check_wishes(settings: &Settings, plan: &Plan, dry_run: bool) -> Result<(), StartError> {
+fn check_wishes(settings: &Settings, plan: &Plan, report: Option<&Path>, dry_run: bool) -> Result<(), StartError> {
     let refused = |why: &str| Err(StartError::Decision(why.into()));
     if settings.on_exit == OnExit::Ask && !dry_run && !terminal::is_there() {
         return refused("--on-exit ask needs a terminal: say burn, commit or save=OUT");
@@ -217,7 +217,7 @@ fn check_wishes(settings: &Settings, plan: &Plan, dry_run: bool) -> Result<(), S
     if settings.reset_on_reboot && plan.engine == host::Engine::Qemu {
         return refused("with QEMU a reboot stays inside it, so --reset-on-reboot needs KVM");
     }
-    decision::check(plan, &settings.on_exit).map_err(StartError::Decision)
+    decision::check(plan, &settings.on_exit, report).map_err(StartError::Decision)
 }
 
 fn reports(path: &Path) -> Result<Reports, StartError> {

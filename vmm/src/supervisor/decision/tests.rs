@@ -55,7 +55,7 @@ impl Scene {
     /// What is refused of this; nothing is left of it in any case.
     fn check(&self, images: &[&str], on_exit: &str) -> Result<(), String> {
         let before = self.names();
-        let outcome = check(&self.plan(images), &on_exit.parse().unwrap());
+        let outcome = check(&self.plan(images), &on_exit.parse().unwrap(), None);
         assert_eq!(self.names(), before);
         outcome
     }
@@ -95,6 +95,7 @@ fn an_output_that_could_not_be_written_is_refused() {
         (scene.save("out"), "disk vdb (b.raw): "),
         (scene.save("out"), "out-vdb is there already"),
         (scene.save("nowhere/out"), "cannot open the directory"),
+        (scene.save("nowhere/"), "nowhere/ is no name that a file can have"),
         // Where root cannot write either.
         ("save=/proc/out".to_owned(), "cannot create /proc/"),
     ] {
@@ -155,14 +156,14 @@ fn an_imported_base_is_not_committed_to_and_that_is_known_of_asking_too() {
     let mut plan = scene.plan(&["a.raw", "b.raw"]);
     plan.disks[1].is_imported = true;
 
-    let refused = check(&plan, &OnExit::Decided(Fate::Commit)).unwrap_err();
+    let refused = check(&plan, &OnExit::Decided(Fate::Commit), None).unwrap_err();
 
     assert!(refused.contains("--import"), "{refused}");
-    check(&plan, &OnExit::Ask).unwrap();
-    let obstacles = obstacles(&plan, &Fate::Commit);
+    check(&plan, &OnExit::Ask, None).unwrap();
+    let obstacles = obstacles(&plan, &Fate::Commit, None);
     assert_eq!(obstacles.len(), 1, "{obstacles:?}");
     plan.disks[1].is_overlaid = false;
-    check(&plan, &OnExit::Decided(Fate::Commit)).unwrap();
+    check(&plan, &OnExit::Decided(Fate::Commit), None).unwrap();
 }
 
 #[test]
@@ -173,4 +174,21 @@ fn a_look_at_the_start_leaves_what_a_killed_commit_left() {
     for on_exit in ["ask", "commit", &scene.save("")] {
         scene.check(&["a.raw", "b.raw"], on_exit).unwrap();
     }
+}
+
+#[test]
+fn an_output_that_the_run_itself_would_be_in_the_way_of_is_refused() {
+    let scene = Scene::new();
+    symlink(".", scene.path("here")).unwrap();
+    let mut plan = scene.plan(&["a.raw", "b.raw"]);
+    plan.disks[0].control = Some(scene.path("here/out-vdb"));
+    let report = scene.path("report-vda");
+    let check = |on_exit: String| check(&plan, &on_exit.parse().unwrap(), Some(&report));
+
+    let refused = check(scene.save("out")).unwrap_err();
+    assert!(refused.contains("disk vdb (b.raw): "), "{refused}");
+    assert!(refused.contains("is where a control socket of this run"), "{refused}");
+    let refused = check(scene.save("here/report")).unwrap_err();
+    assert!(refused.contains("is where --report of this run"), "{refused}");
+    check(scene.save("other")).unwrap();
 }
