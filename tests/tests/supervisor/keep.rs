@@ -218,6 +218,35 @@ fn nothing_is_committed_where_nothing_was_written_and_nothing_asked_without_a_te
 }
 
 #[test]
+fn the_console_does_not_take_from_the_end_what_it_needs() {
+    require!(kvm);
+    let _turn = turn();
+    let place = Place::with_noise(DISK, 74);
+    let out = place.dir().join("out.raw");
+    let save = format!("save={}", out.display());
+    for (on_exit, why) in [
+        ("commit", "cannot be done twice"),
+        (&*save, "where --on-exit saves disk"),
+    ] {
+        let mut run = bare::run(&place, "kvm", 1, &program().wait_for_key().power_off())
+            .and([format!("--on-exit={on_exit}")])
+            .on_terminal();
+        run.wait_for("hello", END);
+
+        run.type_in("\x01s");
+        run.wait_for("(nothing: go on)? ", END);
+        run.type_in(&format!("{on_exit}\n"));
+        run.wait_for(why, END);
+        run.wait_for("nothing was done", END);
+        run.type_in("x");
+
+        let ended = run.wait_within(END);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+    assert!(fs::read(&out).unwrap() == place.content(), "it is another disk");
+}
+
+#[test]
 fn a_disk_is_reset_at_each_reboot_if_that_is_wanted() {
     require!(kvm);
     let _turn = turn();

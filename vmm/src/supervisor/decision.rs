@@ -37,6 +37,33 @@ pub(crate) fn check(plan: &Plan, on_exit: &OnExit, report: Option<&Path>) -> Res
     }
 }
 
+/// Why `fate`, now, would leave what is decided for the end no way, if it would.
+pub(crate) fn forestalled(plan: &Plan, on_exit: &OnExit, fate: &Fate) -> Option<String> {
+    let OnExit::Decided(end) = on_exit else {
+        return None;
+    };
+    match fate {
+        Fate::Burn => None,
+        // Its base would be another file than the one that it was started from.
+        Fate::Commit => (*end == Fate::Commit).then(|| {
+            "--on-exit commits the disk at the end, which cannot be done twice; save=PATH can be done now".to_owned()
+        }),
+        Fate::Save(out) => {
+            let place = Place::open(out).ok()?;
+            let mut disks = plan.disks.iter().filter(|disk| disk.is_overlaid);
+            let disk = disks.find(|disk| match fate_of(plan, disk, end) {
+                Fate::Save(out) => Place::open(&out).is_ok_and(|other| other.is_same(&place)),
+                Fate::Burn | Fate::Commit => false,
+            })?;
+            Some(format!(
+                "{} is where --on-exit saves disk {}; choose another name",
+                out.display(),
+                disk.name
+            ))
+        }
+    }
+}
+
 /// What speaks against `fate`, disk by disk.
 fn obstacles(plan: &Plan, fate: &Fate, report: Option<&Path>) -> Vec<String> {
     let disks = plan.disks.iter().filter(|disk| disk.is_overlaid);

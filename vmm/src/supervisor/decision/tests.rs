@@ -192,3 +192,24 @@ fn an_output_that_the_run_itself_would_be_in_the_way_of_is_refused() {
     assert!(refused.contains("is where --report of this run"), "{refused}");
     check(scene.save("other")).unwrap();
 }
+
+#[test]
+fn what_would_leave_the_end_no_way_is_known_while_the_guest_runs() {
+    let scene = Scene::new();
+    let plan = scene.plan(&["a.raw", "b.raw"]);
+    let forestalled = |on_exit: &str, fate: &str| forestalled(&plan, &on_exit.parse().unwrap(), &fate.parse().unwrap());
+
+    let refused = forestalled("commit", "commit").unwrap();
+    assert!(refused.contains("cannot be done twice"), "{refused}");
+    let refused = forestalled(&scene.save("out"), &scene.save("./out-vdb")).unwrap();
+    assert!(refused.contains("saves disk vdb (b.raw)"), "{refused}");
+    for (on_exit, fate) in [
+        ("ask", "commit"),
+        ("burn", "commit"),
+        (&*scene.save("out"), "commit"),
+        ("commit", &scene.save("out")),
+        (&scene.save("out"), &scene.save("out")),
+    ] {
+        assert_eq!(forestalled(on_exit, fate), None, "{on_exit} {fate}");
+    }
+}

@@ -5,6 +5,7 @@
 //! answer for the operator.
 
 use super::Run;
+use crate::supervisor::decision;
 use crate::supervisor::fate::Fate;
 use policy::logging::chain;
 use protocol::control::SaveStatus;
@@ -80,7 +81,10 @@ impl Run<'_> {
             }
             Asked::How(disk) => match line.parse() {
                 Ok(Fate::Burn) => Err("it burns at the end of the run".to_owned()),
-                Ok(fate) => self.begin_to_keep(disk, &fate).map_err(|error| chain(&error)),
+                Ok(fate) => match decision::forestalled(self.plan, &self.on_exit, &fate) {
+                    Some(why) => Err(why),
+                    None => self.begin_to_keep(disk, &fate).map_err(|error| chain(&error)),
+                },
                 Err(error) => Err(error),
             },
             Asked::Cancel if line == "cancel" => {
