@@ -275,3 +275,22 @@ fn a_disk_is_reset_at_each_reboot_if_that_is_wanted() {
     assert_eq!(ended.code, Some(2), "{ended:?}");
     assert!(ended.stderr.contains("needs KVM"), "{ended:?}");
 }
+
+#[test]
+fn a_run_that_ends_before_its_helpers_are_ready_leaves_no_control_socket() {
+    let _turn = turn();
+    let place = Place::with_noise(DISK, 75);
+    let socket = place.dir().join("vda.ctl");
+    // Which of the two is faster is not known.
+    for _ in 0..10 {
+        let ended = bare::run(&place, "qemu", 0, &program().power_off())
+            .and([
+                format!("--disk={},control={}", place.base().display(), socket.display()),
+                format!("--disk={},overlay-dir=/nonexist", place.base().display()),
+            ])
+            .output();
+
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(!socket.exists(), "the socket is left: {ended:?}");
+    }
+}

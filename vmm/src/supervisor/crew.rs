@@ -67,6 +67,8 @@ pub(crate) struct Helper {
     pub(crate) control: Control,
     /// What it listens at besides, as it was when it was ready.
     pub(crate) socket: Option<SocketIdentity>,
+    /// What was there before it started.
+    pub(crate) before: Option<SocketIdentity>,
 }
 
 /// The processes.
@@ -94,7 +96,9 @@ impl Crew {
                     self.helpers.push(None);
                 }
                 Backend::Helper { image, job } => {
-                    let (connection, helper) = start_helper(index, image, job)?;
+                    let before = disk.control.as_deref().and_then(SocketIdentity::at);
+                    let (connection, mut helper) = start_helper(index, image, job)?;
+                    helper.before = before;
                     connections.push(connection);
                     self.helpers.push(Some(helper));
                 }
@@ -229,6 +233,7 @@ fn start_helper(index: usize, image: &Path, job: &Job) -> Result<(OwnedFd, Helpe
         child,
         control,
         socket: None,
+        before: None,
     };
     Ok((connection, helper))
 }

@@ -1,6 +1,8 @@
 //! A control socket as its helper made it, to be told from what has its name later: whoever finds a dead socket there replaces it
 //! with one of his own, which is not ours to remove.
 
+use crate::channel::{Channel, ChannelError};
+use nix::errno::Errno;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
@@ -22,6 +24,13 @@ impl SocketIdentity {
             inode: info.ino(),
             made: (info.mtime(), info.mtime_nsec()),
         })
+    }
+
+    /// The socket at `path`, if it was not there `before` and nobody serves it.
+    pub(crate) fn left_at(path: &Path, before: Option<Self>) -> Option<Self> {
+        let there = Self::at(path).filter(|there| Some(*there) != before)?;
+        let reached = Channel::connect(path, None);
+        matches!(reached, Err(ChannelError::Unreachable(Errno::ECONNREFUSED))).then_some(there)
     }
 
     /// Removes the name, if it leads to this socket still.

@@ -2,6 +2,7 @@
 
 use super::{Run, Waited};
 use crate::supervisor::end::End;
+use crate::supervisor::socket_identity::SocketIdentity;
 use log::warn;
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
@@ -38,12 +39,15 @@ impl Run<'_> {
         }
     }
 
-    /// Removes the names of the helpers' control sockets: a helper has no file system to do that itself.
+    /// Removes the names of the helpers' control sockets: a helper has no file system to do that itself. One that was never ready
+    /// may have made its own all the same.
     pub(super) fn remove_sockets(&self) {
         for (disk, helper) in self.plan.disks.iter().zip(&self.crew.helpers) {
-            let socket = helper.as_ref().and_then(|helper| helper.socket);
-            if let (Some(path), Some(socket)) = (&disk.control, socket) {
-                socket.remove(path);
+            if let (Some(path), Some(helper)) = (&disk.control, helper) {
+                let unready = || helper.child.ended().and(SocketIdentity::left_at(path, helper.before));
+                if let Some(socket) = helper.socket.or_else(unready) {
+                    socket.remove(path);
+                }
             }
         }
     }
