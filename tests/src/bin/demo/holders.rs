@@ -23,8 +23,8 @@ pub(crate) fn show(stage: &mut Stage, workshop: &Workshop, crew: &Crew) -> Resul
     of_the_supervisor(stage, workshop, &crew.supervisor, overlay)
 }
 
-/// Shows a process's files as the kernel tells them; where it hides them from us, as it reported them itself.
-fn listed(stage: &mut Stage, process: &Process, remark: &str) -> Result<Option<Vec<OpenFile>>, Failure> {
+/// Shows a process's files as the kernel tells them; none where it hides them from us.
+fn looked_at(stage: &mut Stage, process: &Process, remark: &str) -> Result<Option<Vec<OpenFile>>, Failure> {
     stage.say(&format!(
         "{}, {remark}. From /proc/{}/fd and fdinfo:",
         process.program, process.pid
@@ -36,20 +36,10 @@ fn listed(stage: &mut Stage, process: &Process, remark: &str) -> Result<Option<V
             stage.gap();
             Ok(Some(files))
         }
-        Err(error) if error.kind() == ErrorKind::PermissionDenied && process.is_ours() => {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             stage.show(&error_text(&error));
             stage.gap();
             stage.check(true, "it hides its files even from the user who started it");
-            stage.say("So this is what it reported itself, when it was ready:");
-            stage.gap();
-            for descriptor in process.confinement("descriptors")? {
-                let number = descriptor["number"].as_u64().unwrap_or_default();
-                stage.show(&format!(
-                    "{number:>3}  {}",
-                    descriptor["what"].as_str().unwrap_or_default()
-                ));
-            }
-            stage.gap();
             Ok(None)
         }
         Err(source) => Err(Failure::System {
@@ -57,6 +47,24 @@ fn listed(stage: &mut Stage, process: &Process, remark: &str) -> Result<Option<V
             source,
         }),
     }
+}
+
+/// The same; and where it hides them, what it reported itself.
+fn listed(stage: &mut Stage, process: &Process, remark: &str) -> Result<Option<Vec<OpenFile>>, Failure> {
+    let files = looked_at(stage, process, remark)?;
+    if files.is_none() {
+        stage.say("So this is what it reported itself, when it was ready:");
+        stage.gap();
+        for descriptor in process.confinement("descriptors")? {
+            let number = descriptor["number"].as_u64().unwrap_or_default();
+            stage.show(&format!(
+                "{number:>3}  {}",
+                descriptor["what"].as_str().unwrap_or_default()
+            ));
+        }
+        stage.gap();
+    }
+    Ok(files)
 }
 
 /// Returns the overlay's identity, where it could be seen.
@@ -173,7 +181,14 @@ fn of_the_supervisor(
     overlay: Option<Identity>,
 ) -> Result<(), Failure> {
     let remark = "which has the terminal (here: this demo's pipes) and a control channel to the disk";
-    let files = listed(stage, supervisor, remark)?.unwrap_or_default();
+    let Some(files) = looked_at(stage, supervisor, remark)? else {
+        stage.promise(
+            "What mayfly holds, its own user cannot take",
+            true,
+            "its descriptors are hidden; run as root to see that none is of a disk",
+        );
+        return Ok(());
+    };
     let (base, overlays) = (workshop.base_identity()?, workshop.overlay_dir());
     let disks = files.iter().filter(|file| {
         file.identity == base
