@@ -29,10 +29,8 @@ impl Run<'_> {
                 self.hear_machine(stream);
                 None
             }
-            Source::Input => match self.console.read_input() {
-                Ok(actions) => actions.into_iter().find_map(|action| self.act(action)),
-                Err(gone) => Some(end_of(gone)),
-            },
+            // A C-c came before what was typed after it, perhaps since signals were looked at.
+            Source::Input => self.heed_signals().or_else(|| self.take_input()),
             Source::Typed => {
                 self.console.write_typed();
                 None
@@ -42,6 +40,13 @@ impl Run<'_> {
                 None
             }
             Source::Output => self.console.write_output().err().map(end_of),
+        }
+    }
+
+    fn take_input(&mut self) -> Option<End> {
+        match self.console.read_input() {
+            Ok(actions) => actions.into_iter().find_map(|action| self.act(action)),
+            Err(gone) => Some(end_of(gone)),
         }
     }
 
