@@ -3,8 +3,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build install uninstall release sbom reproducible images test fuzz test-musl filter-use demo demo-shell bench flamegraph bench-boot \
-	endurance lint audit clean clean-cache
+.PHONY: help deps build install uninstall release sbom reproducible images test fuzz test-musl filter-use demo demo-shell \
+	bench flamegraph bench-boot endurance lint audit clean clean-cache
 
 export MAYFLY_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mayfly
 export PATH := $(MAYFLY_CACHE)/tools/bin:$(HOME)/.cargo/bin:$(PATH)

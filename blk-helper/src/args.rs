@@ -94,8 +94,9 @@ pub(crate) struct Config {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: Option<u16>,
 
-    /// How long a worker that has answered a request looks for more before it sleeps, if that pays, and up to five times as long after
-    /// many at once; 0 for never. It saves kicks and wake-ups, and takes processor time that the guest's own processors may need
+    /// How long a worker that has answered a request looks for more before it sleeps, if that pays, and up to five times as
+    /// long after many at once; 0 for never. It saves kicks and wake-ups, and takes processor time that the guest's own
+    /// processors may need
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 20, value_parser = clap::value_parser!(u16).range(0..=1000))]
     pub(crate) poll: u16,
 

@@ -4,12 +4,11 @@
 //! would have to be waited for is noted here, for somebody else to wait for ([`crate::warmer`]). The request is executed
 //! again from its beginning when that is done, which does no harm, since it has not been answered.
 
-use crate::overlay::OverlayError;
 use crate::transfer::Patience;
 use std::io;
 
-/// Most places noted for one request: more than a write has parts of clusters, of which each segment of a write of zeros has two at
-/// most. A read that needs more finds the others at its next attempt.
+/// Most places noted for one request: more than a write has parts of clusters, of which each segment of a write of zeros has two
+/// at most. A read that needs more finds the others at its next attempt.
 const MOST: usize = 64;
 
 /// Where bytes are.
@@ -67,36 +66,5 @@ impl Cold {
     /// What was noted, which is forgotten.
     pub(crate) fn take(&mut self) -> Vec<Place> {
         std::mem::take(&mut self.places)
-    }
-}
-
-/// Whether all parts of a request were found in memory. The others are tried all the same, so that one attempt notes all that storage
-/// has to deliver: attempts without waiting are few.
-#[derive(Debug, Default)]
-pub(crate) struct Found {
-    is_cold: bool,
-}
-
-impl Found {
-    /// Goes on after a part, unless it failed.
-    ///
-    /// # Errors
-    /// What it failed with.
-    pub(crate) fn go_on(&mut self, part: Result<(), OverlayError>) -> Result<(), OverlayError> {
-        match part {
-            Err(OverlayError::Cold) => {
-                self.is_cold = true;
-                Ok(())
-            }
-            other => other,
-        }
-    }
-
-    /// The end of the parts.
-    ///
-    /// # Errors
-    /// [`OverlayError::Cold`].
-    pub(crate) fn all(self) -> Result<(), OverlayError> {
-        if self.is_cold { Err(OverlayError::Cold) } else { Ok(()) }
     }
 }

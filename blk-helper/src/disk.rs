@@ -3,8 +3,8 @@
 //! No other place decides a status, and nothing below this file knows virtio.
 
 use crate::base::Base;
-use crate::cold::{Found, Part, Place};
-use crate::overlay::{Overlay, OverlayError, SLICE_BYTES, Work, read_base};
+use crate::cold::{Part, Place};
+use crate::overlay::{Overlay, OverlayError, Parts, SLICE_BYTES, Work, read_base};
 use crate::request::{MAX_ZERO_SEGMENTS, Request, ZeroSegments};
 use crate::shortage::Shortage;
 use crate::stats::Waited;
@@ -299,14 +299,14 @@ impl Disk {
         match &self.medium {
             Medium::ReadOnly(base) => {
                 let mut rest = into;
-                let mut found = Found::default();
+                let mut parts = Parts::default();
                 for slice in range.pieces(SLICE_BYTES) {
                     work.go_on()?;
                     let now;
                     (now, rest) = rest.split_at(slice.len());
-                    found.go_on(read_base(base, slice, now, work))?;
+                    parts.go_on(read_base(base, slice, now, work))?;
                 }
-                found.all()
+                parts.all_found()
             }
             Medium::Burning(overlay) => overlay.read(range, into, work),
         }
@@ -342,11 +342,11 @@ impl Disk {
             }
             self.range(segment.sector, segment.count)?;
         }
-        let mut found = Found::default();
+        let mut parts = Parts::default();
         for segment in segments.iter() {
-            found.go_on(operation(self.range(segment.sector, segment.count)?))?;
+            parts.go_on(operation(self.range(segment.sector, segment.count)?))?;
         }
-        found.all()?;
+        parts.all_found()?;
         Ok(0)
     }
 }

@@ -2,21 +2,21 @@
 //!
 //! Sleeping costs a kick, an interrupt of another processor and a wake-up, tens of microseconds; looking costs a
 //! processor. So a worker looks for at most a *window* after the last request, several if many came at once, and only while
-//! that has proved worth it: once in vain, and it sleeps. As nothing tells a sleeper that looking would have paid, it tries again now and then, the
-//! less often the more often it was in vain.
+//! that has proved worth it: once in vain, and it sleeps. As nothing tells a sleeper that looking would have paid, it tries again
+//! now and then, the less often the more often it was in vain.
 //!
 //! Pure: it is told the time.
 
 use std::time::{Duration, Instant};
 
-/// Sleeps before another try, at the least and at the most: a window in vain for eight wake-ups is little beside what they cost. Both
-/// are guesses.
+/// Sleeps before another try, at the least and at the most: a window in vain for eight wake-ups is little beside what they cost.
+/// Both are guesses.
 const EAGER: u32 = 8;
 const RELUCTANT: u32 = 256;
 
-/// Windows to look at the most. A driver that was called for many answers has them to take and as many requests to make before there is
-/// one to be found, and all of those share what looking costs. With one window of 20 µs a virtual machine of two processors had 325 thousand
-/// random reads a second, 32 in flight, with five 386, both at 2.5 µs of processor time each
+/// Windows to look at the most. A driver that was called for many answers has them to take and as many requests to make before
+/// there is one to be found, and all of those share what looking costs. With one window of 20 µs a virtual machine of two
+/// processors had 325 thousand random reads a second, 32 in flight, with five 386, both at 2.5 µs of processor time each
 /// (`make bench BENCH="--rows read-d32-eventfd"`).
 const MOST: u32 = 5;
 
@@ -26,8 +26,8 @@ const WORTH: u32 = 4;
 /// A worker's habit.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    /// How long to look for one request. Less than what sleeping and waking cost both sides together, or it costs more than it saves; none at all
-    /// for a worker that always sleeps.
+    /// How long to look for one request. Less than what sleeping and waking cost both sides together, or it costs more than it
+    /// saves; none at all for a worker that always sleeps.
     window: Duration,
     looking: bool,
     /// How long to look now.

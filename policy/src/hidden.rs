@@ -47,7 +47,9 @@ pub(crate) fn from_the_start(authority: Authority) -> Result<Layer, StepError> {
         });
     }
     let result = match (authority, tracer) {
-        (Authority::Root, _) => Ok("root started it, to whose processes other users cannot attach".to_owned()),
+        (Authority::Root, _) => {
+            Ok("root of this user namespace started it, to whose processes other users cannot attach".to_owned())
+        }
         (Authority::Ordinary { .. }, None) => Err("no /proc to see a tracer in".to_owned()),
         (Authority::Ordinary { .. }, Some(0)) if found != DUMPABLE => Ok(format!(
             "PR_GET_DUMPABLE was {found} before anything was done about it, TracerPid is 0"
@@ -69,11 +71,11 @@ fn tracer() -> Option<u32> {
 
 /// Reads back that the process is not dumpable.
 pub(crate) fn read_back() -> Result<Layer, StepError> {
-    let dumpable = prctl::get_dumpable().map_err(StepError::system("read dumpability back"))?;
-    if dumpable {
+    let found = sys::dumpability().map_err(StepError::system("read dumpability back"))?;
+    if found != 0 {
         return Err(StepError::NotInForce {
             layer: "not dumpable",
-            found: "PR_GET_DUMPABLE says 1".to_owned(),
+            found: format!("PR_GET_DUMPABLE says {found}"),
         });
     }
     Ok(Layer::required("not dumpable", "PR_GET_DUMPABLE = 0"))

@@ -90,7 +90,7 @@ impl Maker {
             Err(errno) => u8::try_from(sys::errno_number(errno)).unwrap_or(u8::MAX),
         })?;
         let mut maker = Self(Some(pid));
-        match change_of(pid)? {
+        match change_of(pid, WaitPidFlag::WUNTRACED)? {
             WaitStatus::Stopped(..) => return Ok(maker),
             WaitStatus::Exited(_, code @ 1..) => {
                 maker.0 = None;
@@ -119,16 +119,16 @@ impl Drop for Maker {
             && kill(pid, Signal::SIGKILL).is_ok()
         {
             // It fails only where somebody else traces it, and will not let it go.
-            let _ = change_of(pid);
+            let _ = change_of(pid, WaitPidFlag::empty());
         }
     }
 }
 
-/// Waits until that child has stopped or ended.
-fn change_of(child: Pid) -> Result<WaitStatus, Errno> {
+/// Waits until that child has ended; with WUNTRACED, or stopped.
+fn change_of(child: Pid, flags: WaitPidFlag) -> Result<WaitStatus, Errno> {
     let begun = Instant::now();
     loop {
-        let status = waitpid(child, Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WNOHANG))?;
+        let status = waitpid(child, Some(flags | WaitPidFlag::WNOHANG))?;
         if status != WaitStatus::StillAlive {
             return Ok(status);
         }

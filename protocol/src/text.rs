@@ -9,8 +9,8 @@
 /// Letters, as Unicode counts them, that show nothing.
 const INVISIBLE: [char; 4] = ['\u{115f}', '\u{1160}', '\u{3164}', '\u{ffa0}'];
 
-/// Whether `letter` shows itself and does nothing else: a letter or a digit of any script, a space, a mark of ASCII, or the one that
-/// says that something was cut.
+/// Whether `letter` shows itself and does nothing else: a letter or a digit of any script, a space, a mark of ASCII, or the
+/// one that says that something was cut.
 #[must_use]
 pub fn is_plain(letter: char) -> bool {
     let is_letter = letter.is_alphanumeric() && !INVISIBLE.contains(&letter);

@@ -14,7 +14,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protocol::launch::ExitCode;
 
-/// How long a helper may take to start, or to end in a test of something else. It takes some milliseconds; the rest is a loaded machine.
+/// How long a helper may take to start, or to end in a test of something else. It takes some milliseconds; the rest is a
+/// loaded machine.
 pub(crate) const START: Duration = Duration::from_secs(20);
 
 /// How long a helper may take to end once told to: the promise that design and manual make.

@@ -194,8 +194,8 @@ fn any_other_fatal_signal_burns_too() {
     }
 }
 
-/// What there is no way to from outside: of a bug that a worker meets, for which the kernel is made to say that it wrote more than it
-/// was given.
+/// What there is no way to from outside: of a bug that a worker meets, for which the kernel is made to say that it wrote more
+/// than it was given.
 #[test]
 fn a_panic_of_a_worker_ends_the_whole_process_and_burns() {
     let place = Place::with_noise(1 << 20, 2);

@@ -1,6 +1,7 @@
 //! Another process of the helper's own user wants the overlay, or to be the frontend, and gets neither.
 //!
-//! The other process is `stranger`, a program of this crate. What it gets of supervisor and VMM is a test of the suite `supervisor`.
+//! The other process is `stranger`, a program of this crate. What it gets of supervisor and VMM is a test of the suite
+//! `supervisor`.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

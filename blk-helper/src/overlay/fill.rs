@@ -8,10 +8,11 @@
 //! A part of a cluster is merged with its old content in memory first, so that there is one write either way.
 
 use super::map::{Cluster, State};
+use super::parts::Parts;
 use super::runs::{Run, clusters_of};
 use super::slots::SlotRun;
 use super::{CLUSTER, CLUSTER_BYTES, Overlay, OverlayError, Work};
-use crate::cold::{Found, Part};
+use crate::cold::Part;
 use crate::transfer::Buffers;
 use protocol::units::ByteRange;
 use std::io;
@@ -27,10 +28,10 @@ impl Overlay {
 
         let (for_head, rest) = from.split_at(head.len());
         let (for_whole, for_tail) = rest.split_at(whole.len());
-        let mut found = Found::default();
-        found.go_on(self.fill_part(head, work, |old| for_head.copy_to(old)))?;
-        found.go_on(self.fill_part(tail, work, |old| for_tail.copy_to(old)))?;
-        found.all()?;
+        let mut parts = Parts::default();
+        parts.go_on(self.fill_part(head, work, |old| for_head.copy_to(old)))?;
+        parts.go_on(self.fill_part(tail, work, |old| for_tail.copy_to(old)))?;
+        parts.all_found()?;
         // Last: it is not done twice.
         self.fill_whole(whole, for_whole, work)
     }

@@ -35,6 +35,7 @@ mod frozen;
 mod map;
 mod pages;
 mod pair;
+mod parts;
 mod regions;
 mod runs;
 mod scratch;
@@ -45,7 +46,7 @@ mod sync;
 mod whole;
 
 use crate::base::Base;
-use crate::cold::{Found, Part};
+use crate::cold::Part;
 use crate::transfer::Buffers;
 use floor::Floor;
 use map::{Cluster, ClusterMap, Slot, State};
@@ -63,6 +64,7 @@ use whole::reserve;
 
 pub(crate) use floor::FloorReached;
 pub(crate) use frozen::{Frozen, FrozenRun};
+pub(crate) use parts::Parts;
 pub(crate) use regions::REGION_BYTES as SLICE_BYTES;
 pub(crate) use scratch::Scratch;
 pub(crate) use store::{OverlayDir, OverlayFile, OverlayFileError};
@@ -220,17 +222,17 @@ impl Overlay {
     /// [`OverlayError`]; what the buffers then hold is unspecified, but always bytes of this disk.
     pub(crate) fn read(&self, range: ByteRange, into: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
         let mut rest = into;
-        let mut found = Found::default();
+        let mut parts = Parts::default();
         for slice in range.pieces(REGION_BYTES) {
             work.go_on()?;
             let _shared = self.regions.shared(slice);
             for run in self.runs(slice) {
                 let now;
                 (now, rest) = rest.split_at(run.part.len());
-                found.go_on(self.read_run(run, now, work))?;
+                parts.go_on(self.read_run(run, now, work))?;
             }
         }
-        found.all()
+        parts.all_found()
     }
 
     fn read_run(&self, run: Run, into: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
@@ -253,20 +255,20 @@ impl Overlay {
     /// [`OverlayError`]; each cluster then holds its old bytes or the new ones.
     pub(crate) fn write(&self, range: ByteRange, from: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
         let mut rest = from;
-        let mut found = Found::default();
+        let mut parts = Parts::default();
         for slice in range.pieces(REGION_BYTES) {
             work.go_on()?;
             let now;
             (now, rest) = rest.split_at(slice.len());
-            found.go_on(self.write_slice(slice, now, work))?;
+            parts.go_on(self.write_slice(slice, now, work))?;
         }
-        found.all()
+        parts.all_found()
     }
 
     fn write_slice(&self, slice: ByteRange, from: Buffers<'_>, work: &mut Work<'_>) -> Result<(), OverlayError> {
         let _exclusive = self.regions.exclusive(slice);
         let mut rest = from;
-        let mut found = Found::default();
+        let mut parts = Parts::default();
         for run in self.runs_to_change(slice) {
             let now;
             (now, rest) = rest.split_at(run.part.len());
@@ -275,10 +277,10 @@ impl Overlay {
                     .store
                     .write(slot, run.within_cluster(), now, work.scratch)
                     .map_err(OverlayError::io("write the overlay"))?,
-                State::Clean | State::Zero | State::Held(_) => found.go_on(self.fill(run, now, work))?,
+                State::Clean | State::Zero | State::Held(_) => parts.go_on(self.fill(run, now, work))?,
             }
         }
-        found.all()
+        parts.all_found()
     }
 
     /// Forgets the clusters that lie wholly within `range`; they read as zeros afterwards.
@@ -299,17 +301,17 @@ impl Overlay {
     /// # Errors
     /// [`OverlayError`]; each sector then has its old bytes or reads as zeros.
     pub(crate) fn write_zeroes(&self, range: ByteRange, work: &mut Work<'_>) -> Result<(), OverlayError> {
-        let mut found = Found::default();
+        let mut parts = Parts::default();
         for slice in range.pieces(REGION_BYTES) {
             work.go_on()?;
             let _exclusive = self.regions.exclusive(slice);
             let whole = self.whole_clusters(slice);
-            found.go_on(self.zero_part(slice.within(slice.start(), whole.start()), work))?;
+            parts.go_on(self.zero_part(slice.within(slice.start(), whole.start()), work))?;
             self.forget(whole)?;
             let tail = slice.within(whole.end().max(whole.start()), slice.end());
-            found.go_on(self.zero_part(tail, work))?;
+            parts.go_on(self.zero_part(tail, work))?;
         }
-        found.all()
+        parts.all_found()
     }
 
     /// Makes whole clusters Zero and frees their slots.

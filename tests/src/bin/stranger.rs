@@ -2,9 +2,9 @@
 //!
 //! `stranger steal PID DIR` tries everything on PID (what can be given a name gets it in DIR) and fails if any of it was
 //! possible, or if less was possible with an ordinary process of its own. `stranger ask SOCKET` fails unless it is answered as a
-//! frontend, `stranger operate SOCKET` unless it is as an operator. `stranger lurk TIMES PROGRAM ARGUMENT…` starts a helper so often,
-//! tries to get a hold on its memory while it starts, and says how often that held. `stranger listen SOCKET` is where a helper should be,
-//! and fails if the first who comes says a word.
+//! frontend, `stranger operate SOCKET` unless it is as an operator. `stranger lurk TIMES PROGRAM ARGUMENT…` starts a helper
+//! so often, tries to get a hold on its memory while it starts, and says how often that held. `stranger listen SOCKET` is
+//! where a helper should be, and fails if the first who comes says a word.
 #![forbid(unsafe_code)]
 
 use std::fs::OpenOptions;

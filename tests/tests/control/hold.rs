@@ -152,7 +152,8 @@ fn a_held_write_uses_up_no_rate_however_often_it_is_tried() {
     helper.terminate();
 }
 
-/// The same with one worker for three rings, and ring 1 `wants` to change parts of `cold` clusters that storage takes its time to deliver.
+/// The same with one worker for three rings, and ring 1 `wants` to change parts of `cold` clusters that storage takes its
+/// time to deliver.
 fn waiting_for_storage(
     place: &Place,
     faults: &Faults,

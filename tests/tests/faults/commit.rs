@@ -20,8 +20,8 @@ const DISK: usize = 1 << 20;
 /// Whose the base is, where it can be somebody else's.
 const OTHER: u32 = 1;
 
-/// What becomes of a commit when the base or the new file cannot be looked at: it is refused where what the new file has of the old one
-/// is compared, for --new-owner helps.
+/// What becomes of a commit when the base or the new file cannot be looked at: it is refused where what the new file has of
+/// the old one is compared, for --new-owner helps.
 const LOOKS: [End; 10] = {
     use End::{Failed, Refused};
     [
@@ -43,8 +43,9 @@ fn in_ctl() -> Vec<Row> {
         Row::these(Call::Rename, &[End::Failed]),
         // The file, and then the directory.
         Row::these(Call::Fsync, &[End::Failed, End::Unsure]),
-        // What the old base is, whether the path leads to it (before and after), and what the new file has of it and how long it is.
-        // Not needed: whether the directory is sticky, whether there is a /proc for files without names, and what is looked at to print.
+        // What the old base is, whether the path leads to it (before and after), and what the new file has of it and how long
+        // it is. Not needed: whether the directory is sticky, whether there is a /proc for files without names, and what is
+        // looked at to print.
         Row::mattering(Call::Fstat, &LOOKS),
     ];
     if Uid::effective().is_root() {

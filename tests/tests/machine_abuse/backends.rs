@@ -13,8 +13,8 @@ use tests::wire::code as request;
 
 use crate::inputs::{assert_refused, file, kernel};
 
-/// How long a VMM that is told to end may take. It takes milliseconds; the rest is a loaded machine, and less than the half minute after
-/// which it would end without being told.
+/// How long a VMM that is told to end may take. It takes milliseconds; the rest is a loaded machine, and less than the half
+/// minute after which it would end without being told.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
 /// How long something may take that takes some hundredths of a second: the rest is a loaded machine.

@@ -65,8 +65,8 @@ impl Victim {
         }
     }
 
-    /// Whether the supervisor ended as it should: killed, or with the code for what it lost. As long as the guest has not written, it
-    /// may still have been starting.
+    /// Whether the supervisor ended as it should: killed, or with the code for what it lost. As long as the guest has not
+    /// written, it may still have been starting.
     fn is_expected(self, ended: &Ended, written: bool) -> bool {
         let lost = match self {
             Self::Supervisor => return ended.signal == Some(Signal::SIGKILL as i32),

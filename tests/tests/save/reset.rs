@@ -69,7 +69,8 @@ fn a_reset_disk_is_the_base_again_and_takes_no_space() {
     }
 }
 
-/// What it takes is printed (`--nocapture`). `MAYFLY_RESET_MIB=4096`, with the programs of a release, gives the figures in docs/control.md.
+/// What it takes is printed (`--nocapture`). `MAYFLY_RESET_MIB=4096`, with the programs of a release, gives the figures in
+/// docs/control.md.
 #[test]
 fn a_guest_can_have_the_disk_again_however_much_was_written() {
     let mebibytes = std::env::var("MAYFLY_RESET_MIB").map_or(16, |number| number.parse().expect("a number"));

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -13,7 +14,7 @@ use tests::payload::{Mode, Payload};
 use tests::place::Place;
 use tests::require;
 use tests::rng::Rng;
-use tests::supervised::{END, children_of};
+use tests::supervised::{END, Running, children_of};
 
 use crate::support::{DISK, turn};
 
@@ -120,6 +121,23 @@ fn a_signal_takes_back_an_answer_and_then_the_question() {
     assert!(!out.exists(), "something is left");
 }
 
+/// Begins to save a vast disk with C-a s, lets the guest power itself off, and waits until that save is waited for. Which disk is
+/// asked where there are several.
+fn save_at_the_console(run: &mut Running, disk: Option<&str>, out: &Path) {
+    run.wait_for("written", END);
+    run.type_in("\x01s");
+    run.wait_for("(nothing: go on)? ", END);
+    if let Some(disk) = disk {
+        run.type_in(&format!("{disk}\n"));
+        run.wait_for("or save=PATH", END);
+    }
+    run.type_in(&format!("save={}\n", out.display()));
+    run.wait_for("save 1 began", END);
+    run.type_in("x");
+    // The bar of what is waited for.
+    run.wait_for("of 1.00 TiB", END);
+}
+
 #[test]
 fn what_was_begun_at_the_console_and_called_off_is_no_failure() {
     require!(kvm);
@@ -129,14 +147,7 @@ fn what_was_begun_at_the_console_and_called_off_is_no_failure() {
     let mut run = bare::run(&place, "kvm", 0, &writer().wait_for_key().power_off())
         .and(vast(&place))
         .on_terminal();
-    run.wait_for("written", END);
-    run.type_in("\x01s");
-    run.wait_for("(nothing: go on)? ", END);
-    run.type_in(&format!("save={}\n", out.display()));
-    run.wait_for("save 1 began", END);
-    run.type_in("x");
-    // The bar of what is waited for at the end.
-    run.wait_for("of 1.00 TiB", END);
+    save_at_the_console(&mut run, None, &out);
 
     run.type_in("\x03");
 
@@ -158,15 +169,7 @@ fn a_save_of_the_console_that_is_called_off_costs_no_commit() {
         .and([format!("--disk={}", golden.display()), "--on-exit=commit".to_owned()])
         .and(vast(&place))
         .on_terminal();
-    run.wait_for("written", END);
-    run.type_in("\x01s");
-    run.wait_for("(nothing: go on)? ", END);
-    run.type_in("vdb\n");
-    run.wait_for("or save=PATH", END);
-    run.type_in(&format!("save={}\n", out.display()));
-    run.wait_for("save 1 began", END);
-    run.type_in("x");
-    run.wait_for("of 1.00 TiB", END);
+    save_at_the_console(&mut run, Some("vdb"), &out);
 
     run.type_in("\x03");
 

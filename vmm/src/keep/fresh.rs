@@ -3,8 +3,8 @@
 //! Until then it has none (`O_TMPFILE`), so that nothing is left of it whatever happens. Only a file that replaces another one
 //! needs a second name, for the moment before it is renamed: `.NAME.mayfly-new`, beside the name it shall have. Where a file system
 //! has no nameless files, it has that one all the time. Who writes it holds a lock on it (flock), which ends with the last process
-//! that has it open: so what a killed one left is told from what somebody is at work on, and the next one that needs that name removes
-//! it. Who only tries whether there could be such a file removes nothing.
+//! that has it open: so what a killed one left is told from what somebody is at work on, and the next one that needs that
+//! name removes it. Who only tries whether there could be such a file removes nothing.
 
 use rustix::fs::{
     AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, flock, fstat, fsync, ftruncate, linkat,

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 /// How long nothing may be added. Storage that takes longer for a megabyte will not get a disk done; a guess.
 pub(crate) const IDLE_MAX: Duration = Duration::from_secs(300);
 
-/// The same before the first byte and after the last: a file system may then be at work that nobody sees, on taking back what a reset left,
-/// or on bringing what was copied onto its medium. As much as there is memory for, at a slow disk's pace; a guess.
+/// The same before the first byte and after the last: a file system may then be at work that nobody sees, on taking back what
+/// a reset left, or on bringing what was copied onto its medium. As much as there is memory for, at a slow disk's pace; a
+/// guess.
 pub(crate) const UNSEEN_MAX: Duration = Duration::from_secs(3600);
 
 /// The most that counts between two looks: whoever looks may have been stopped itself (C-z), and must not blame others for it.

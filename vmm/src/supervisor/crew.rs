@@ -97,8 +97,7 @@ impl Crew {
                 }
                 Backend::Helper { image, job } => {
                     let before = disk.control.as_deref().and_then(SocketIdentity::at);
-                    let (connection, mut helper) = start_helper(index, image, job)?;
-                    helper.before = before;
+                    let (connection, helper) = start_helper(index, image, job, before)?;
                     connections.push(connection);
                     self.helpers.push(Some(helper));
                 }
@@ -219,7 +218,13 @@ impl Crew {
     }
 }
 
-fn start_helper(index: usize, image: &Path, job: &Job) -> Result<(OwnedFd, Helper), CrewError> {
+/// Starts one; `before` is what was at the place of its control socket.
+fn start_helper(
+    index: usize,
+    image: &Path,
+    job: &Job,
+    before: Option<SocketIdentity>,
+) -> Result<(OwnedFd, Helper), CrewError> {
     let base = open_image(image)?;
     let (connection, frontend) = pair()?;
     let (control, order) = Control::pair()?;
@@ -233,7 +238,7 @@ fn start_helper(index: usize, image: &Path, job: &Job) -> Result<(OwnedFd, Helpe
         child,
         control,
         socket: None,
-        before: None,
+        before,
     };
     Ok((connection, helper))
 }

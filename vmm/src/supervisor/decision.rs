@@ -16,8 +16,8 @@ pub(crate) fn fate_of(plan: &Plan, disk: &PlannedDisk, fate: &Fate) -> Fate {
     fate.of_disk(&disk.device, all, Path::is_dir)
 }
 
-/// Refuses what could not be done at the end, and why; where the operator will be asked, says what the answer cannot be. `report` is
-/// the file of `--report`, which is made after this look, as control sockets are.
+/// Refuses what could not be done at the end, and why; where the operator will be asked, says what the answer cannot be.
+/// `report` is the file of `--report`, which is made after this look, as control sockets are.
 ///
 /// # Errors
 /// The first that could not be done, in words.

@@ -46,8 +46,8 @@ enum Target {
 }
 
 impl Target {
-    /// Opens it, with all that can speak against it; `served` is the file that the disk was started from. None, if the disk is to burn
-    /// or is not ours.
+    /// Opens it, with all that can speak against it; `served` is the file that the disk was started from. None, if the disk
+    /// is to burn or is not ours.
     fn open(
         fate: &Fate,
         disk: &PlannedDisk,

@@ -1,7 +1,8 @@
 //! Whom the processes of a run become when root started it and named nobody: a user that no other run has, so that one which a
 //! guest has taken over finds no other guest's processes of its own user.
 //!
-//! The number is this process's own (pid), above [`FIRST`]: as long as it lives nobody else has that, and a run's processes end with it.
+//! The number is this process's own (pid), above [`FIRST`]: as long as it lives nobody else has that, and a run's processes
+//! end with it.
 
 use super::words::User;
 use log::warn;

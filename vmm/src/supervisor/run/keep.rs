@@ -175,8 +175,8 @@ impl Run<'_> {
         }
     }
 
-    /// Waits until the disk on its way is kept or is not. A signal calls it off; after a second one, not even the helper is waited for,
-    /// which would say that it has ended.
+    /// Waits until the disk on its way is kept or is not. A signal calls it off; after a second one, not even the helper is
+    /// waited for, which would say that it has ended.
     pub(super) fn until_kept(&mut self) -> KeepOutcome {
         self.kept = None;
         let what = self
