@@ -20,7 +20,8 @@ use log::debug;
 use protocol::blk::Status;
 use protocol::control::AtLimit;
 use std::ops::Deref;
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 
@@ -29,6 +30,17 @@ use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 /// 8, 16 and 64 here had 100, 160, 290, 380 and 490 thousand random reads a second, 32 of them in flight, so that 64 is as 32
 /// (`make bench BENCH="--rows read-d32-eventfd"`).
 const CALL_EVERY: u32 = 32;
+
+/// How long a driver that sleeps takes from the call until it looks. It is called so long before the last of many answers, so that
+/// it wakes when they are there, and neither waits for the other. On that machine, with 32 in flight, a random read so took
+/// 2.1 µs of its worker's time instead of 2.9, a rewrite 2.8 instead of 3.8 (20 and 30 µs did equally well, 12 and 60 less).
+const WAKE_UP: Duration = Duration::from_micros(30);
+
+/// Whether to call the driver while `left` requests are still to be answered, after so many that it does not know of, the
+/// last of which took so long: they are the greater part, and the others will be there when it has woken.
+fn is_time_to_call(unannounced: u32, left: u32, took: Duration) -> bool {
+    unannounced >= CALL_EVERY || (1..=unannounced).contains(&left) && took.saturating_mul(left) <= WAKE_UP
+}
 
 /// Why a ring is not touched any more.
 #[derive(Debug, Error)]
@@ -231,6 +243,17 @@ impl<'t, C: FnMut()> Turn<'t, C> {
         chain.map(Some).ok_or(RingError::Unreadable)
     }
 
+    /// How many requests are available that were not popped. None for a driver that cannot say (by EVENT_IDX) that it knows of the
+    /// answers by now: it would be called twice for the same.
+    fn left(&self) -> Result<u32, RingError> {
+        if !self.queue.event_idx_enabled() {
+            return Ok(0);
+        }
+        let memory: &'t Memory = self.memory;
+        let available = self.queue.avail_idx(memory, Ordering::Relaxed)?;
+        Ok(u32::from(available.0.wrapping_sub(self.queue.next_avail())))
+    }
+
     fn complete(
         &mut self,
         head: Head,
@@ -239,9 +262,9 @@ impl<'t, C: FnMut()> Turn<'t, C> {
         begun: Instant,
     ) -> Result<(), RingError> {
         head.complete(self.queue, self.memory, walk, done)?;
-        self.tally.answered(account, done.status == Status::Ok, begun);
+        let took = self.tally.answered(account, done.status == Status::Ok, begun);
         self.unannounced += 1;
-        if self.unannounced >= CALL_EVERY {
+        if is_time_to_call(self.unannounced, self.left()?, took) {
             self.announce()?;
         }
         Ok(())
@@ -313,4 +336,33 @@ fn execute<'m, M: Deref<Target = Memory>>(
         },
     };
     Ok((done, request.account()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FAST: Duration = Duration::from_micros(3);
+
+    #[test]
+    fn the_driver_is_called_when_the_rest_takes_as_long_as_its_waking() {
+        assert!(!is_time_to_call(21, 11, FAST));
+        assert!(is_time_to_call(22, 10, FAST));
+        assert!(is_time_to_call(7, 1, WAKE_UP));
+        assert!(!is_time_to_call(7, 1, WAKE_UP + Duration::from_nanos(1)));
+    }
+
+    #[test]
+    fn few_answers_wait_for_the_others() {
+        assert!(!is_time_to_call(3, 4, FAST));
+        assert!(is_time_to_call(4, 4, FAST));
+        assert!(!is_time_to_call(1, u32::from(u16::MAX), Duration::ZERO));
+    }
+
+    #[test]
+    fn after_the_last_one_and_after_many_it_is_a_matter_of_their_number() {
+        assert!(!is_time_to_call(CALL_EVERY - 1, 0, FAST));
+        assert!(is_time_to_call(CALL_EVERY, 0, FAST));
+        assert!(is_time_to_call(CALL_EVERY, 100, Duration::MAX));
+    }
 }

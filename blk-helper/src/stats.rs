@@ -178,12 +178,13 @@ impl Tally {
         *self.last.get_or_insert_with(Instant::now)
     }
 
-    /// Counts a request that is answered now, well or with an error, and was taken up at `begun`.
-    pub(crate) fn answered(&mut self, account: Account, ok: bool, begun: Instant) {
+    /// Counts a request that is answered now, well or with an error, and was taken up at `begun`; says how long it took.
+    pub(crate) fn answered(&mut self, account: Account, ok: bool, begun: Instant) -> Duration {
         let now = Instant::now();
         let took = now.saturating_duration_since(begun);
         self.counters.request(account.kind, account.bytes, ok, took);
         self.last = Some(now);
+        took
     }
 
     /// Counts that a queue was left alone for so long.
