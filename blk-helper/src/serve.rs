@@ -23,6 +23,7 @@ use policy::{Confined, Report};
 use protocol::control::Event;
 use std::io;
 use std::mem::ManuallyDrop;
+use std::ops::ControlFlow;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -135,8 +136,8 @@ impl Server {
     fn turn(&mut self) -> Result<Option<End>, Errno> {
         let service = Rc::clone(&self.service);
         let next = match service.watched(|| self.work())? {
-            Ok(next) => next,
-            Err(end) => return Ok(Some(end)),
+            ControlFlow::Continue(next) => next,
+            ControlFlow::Break(end) => return Ok(Some(end)),
         };
         let now = Instant::now();
         if self.connection.is_none() && self.leave_at.is_some_and(|at| at <= now) {
@@ -147,19 +148,19 @@ impl Server {
     }
 
     /// What can be done now. Says what to wait for, or why this was the end.
-    fn work(&mut self) -> Result<Result<Next, End>, Errno> {
+    fn work(&mut self) -> Result<ControlFlow<End, Next>, Errno> {
         if let Some(end) = self.answer_knocks()? {
-            return Ok(Err(end));
+            return Ok(ControlFlow::Break(end));
         }
         if let Some(end) = self.obey()? {
-            return Ok(Err(end));
+            return Ok(ControlFlow::Break(end));
         }
         let next = match self.connection.as_mut().map(Connection::advance) {
             None => Next::Wait,
             Some(Ok(next)) => next,
             Some(Err(ended)) => {
                 if let Some(end) = self.part(&ended) {
-                    return Ok(Err(end));
+                    return Ok(ControlFlow::Break(end));
                 }
                 Next::Wait
             }
@@ -169,7 +170,7 @@ impl Server {
         }
         self.look_at_base();
         self.publish();
-        Ok(Ok(next))
+        Ok(ControlFlow::Continue(next))
     }
 
     fn wait(&mut self, next: Next, now: Instant) -> Result<(), Errno> {

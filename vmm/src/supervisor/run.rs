@@ -35,6 +35,7 @@ use crate::signals::Signals;
 use log::{info, warn};
 use nix::errno::Errno;
 use std::io;
+use std::ops::ControlFlow;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -202,15 +203,15 @@ impl<'a> Run<'a> {
             }
             self.begin_console()?;
             let status = match self.until_machine_ends()? {
-                Ok(status) => status,
-                Err(end) => return Ok(end),
+                ControlFlow::Continue(status) => status,
+                ControlFlow::Break(end) => return Ok(end),
             };
             if let Some(end) = self.conclude(status)?.or_else(|| self.lost_helper()) {
                 return Ok(end);
             }
             connections = match self.connect_again()? {
-                Ok(connections) => connections,
-                Err(end) => return Ok(end),
+                ControlFlow::Continue(connections) => connections,
+                ControlFlow::Break(end) => return Ok(end),
             };
         }
     }
@@ -225,7 +226,7 @@ impl<'a> Run<'a> {
     }
 
     /// Waits until the VMM has ended and all that the guest printed is passed on.
-    fn until_machine_ends(&mut self) -> Result<Result<ExitStatus, End>, RunError> {
+    fn until_machine_ends(&mut self) -> Result<ControlFlow<End, ExitStatus>, RunError> {
         loop {
             let drained = |run: &Self| run.gone.is_some() && run.console.is_drained();
             let left = self
@@ -233,15 +234,15 @@ impl<'a> Run<'a> {
                 .map_or(START, |(_, when)| LAST_WORDS.saturating_sub(when.elapsed()));
             let waited = self.wait_for(left, drained)?;
             match (waited, self.gone) {
-                (Waited::End(end), None) => return Ok(Err(end)),
+                (Waited::End(end), None) => return Ok(ControlFlow::Break(end)),
                 // It has ended already: what ends now does so with it, but for an operator who does not want to wait.
                 (Waited::End(end @ (End::Quit | End::Told(_) | End::TerminalGone | End::OutputGone)), _) => {
-                    return Ok(Err(end));
+                    return Ok(ControlFlow::Break(end));
                 }
-                (Waited::Done, Some((status, _))) => return Ok(Ok(status)),
+                (Waited::Done, Some((status, _))) => return Ok(ControlFlow::Continue(status)),
                 (Waited::TooLong, Some((status, when))) if when.elapsed() >= LAST_WORDS => {
                     warn!("nobody takes what the guest printed last; some of it is lost");
-                    return Ok(Ok(status));
+                    return Ok(ControlFlow::Continue(status));
                 }
                 (Waited::TooLong | Waited::Done | Waited::End(_), _) => {}
             }

@@ -5,6 +5,7 @@ use super::{Run, RunError, SHOWS, Waited};
 use crate::supervisor::control::PATIENCE_TO_ATTACH;
 use crate::supervisor::crew::CrewError;
 use crate::supervisor::end::End;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -29,17 +30,19 @@ impl Run<'_> {
     ///
     /// # Errors
     /// A backend that lives does not take one.
-    pub(super) fn connect_again(&mut self) -> Result<Result<Vec<OwnedFd>, End>, RunError> {
+    pub(super) fn connect_again(&mut self) -> Result<ControlFlow<End, Vec<OwnedFd>>, RunError> {
         let error = match self.try_again() {
-            Ok(connections) => return Ok(Ok(connections)),
-            Err(Stop::End(end)) => return Ok(Err(end)),
+            Ok(connections) => return Ok(ControlFlow::Continue(connections)),
+            Err(Stop::End(end)) => return Ok(ControlFlow::Break(end)),
             Err(Stop::Run(error)) => return Err(error),
             Err(Stop::Crew(error)) => error,
         };
         // A helper that ended closed its channel a moment before that shows.
         match self.wait_for(SHOWS, |run| run.lost_helper().is_some())? {
-            Waited::End(end) => Ok(Err(end)),
-            Waited::Done | Waited::TooLong => self.lost_helper().map_or_else(|| Err(error.into()), |end| Ok(Err(end))),
+            Waited::End(end) => Ok(ControlFlow::Break(end)),
+            Waited::Done | Waited::TooLong => self
+                .lost_helper()
+                .map_or_else(|| Err(error.into()), |end| Ok(ControlFlow::Break(end))),
         }
     }
 
