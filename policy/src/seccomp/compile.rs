@@ -1,7 +1,8 @@
 //! From rows to BPF, and into the kernel.
 //!
-//! A BPF program has one action for what matches and one for the rest, so soft denials get programs of their own, one per errno.
-//! The kernel runs all loaded programs and takes the strictest answer: kill before errno before allow.
+//! seccompiler's programs have one action for what matches and one for the rest, so soft denials get programs of their own, one
+//! per errno. They are joined into a single one, since the kernel runs every program that is loaded for every call: what one
+//! does not deny goes on to the next, and the last kills what no row names.
 
 use nix::errno::Errno;
 use seccompiler::{BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, TargetArch};
@@ -30,12 +31,12 @@ pub enum FilterError {
 }
 
 impl Filter {
-    /// Compiles the filter: soft denials first, the one that kills last.
+    /// Compiles the filter: soft denials first, then what is allowed; what is neither kills.
     ///
     /// # Errors
     ///
     /// It is empty, or has rows that mean nothing.
-    pub fn compile(&self) -> Result<Vec<BpfProgram>, FilterError> {
+    pub fn compile(&self) -> Result<BpfProgram, FilterError> {
         if self.rows().is_empty() {
             return Err(FilterError::Empty);
         }
@@ -48,36 +49,42 @@ impl Filter {
                 rows.push(row);
             }
         }
-        let mut programs = Vec::new();
+        let mut whole = BpfProgram::new();
         for (number, (_, rows)) in denials {
             let refuse = SeccompAction::Errno(number.cast_unsigned());
-            programs.push(program(rows, SeccompAction::Allow, refuse)?);
+            whole.extend(going_on(program(rows, SeccompAction::Allow, refuse)?));
         }
+        // The denied rows, too: none of their calls comes so far, and rows that contradict each other are noticed.
         let all = self.rows().iter().collect();
-        programs.push(program(all, SeccompAction::KillProcess, SeccompAction::Allow)?);
-        Ok(programs)
+        whole.extend(program(all, SeccompAction::KillProcess, SeccompAction::Allow)?);
+        Ok(whole)
     }
 
     /// Compiles the filter and loads it for every thread of the process.
     pub(crate) fn load(&self) -> Result<(), FilterError> {
-        // Compiled as a whole before the first is loaded: there is no way back from a half.
-        for program in self.compile()? {
-            seccompiler::apply_filter_all_threads(&program).map_err(FilterError::Load)?;
-        }
-        Ok(())
+        seccompiler::apply_filter_all_threads(&self.compile()?).map_err(FilterError::Load)
     }
 
-    /// Compiles the filter and puts it over what is loaded already, for the calling thread only.
-    ///
-    /// Backwards: the one that kills still lets another be loaded (it allows what is soft-denied), the one that refuses that, with
-    /// EPERM, the smallest errno, comes last. With a call of our own, because the library's makes others beside it.
+    /// Compiles the filter and puts it over what is loaded already, for the calling thread only: with a call of our own, because
+    /// the library's makes others beside it.
     pub(crate) fn load_for_this_thread(&self) -> Result<(), FilterError> {
-        for program in self.compile()?.iter().rev() {
-            let loaded = sys::load_filter_for_this_thread(program);
-            loaded.map_err(|errno| FilterError::Load(seccompiler::Error::Seccomp(errno.into())))?;
-        }
-        Ok(())
+        let loaded = sys::load_filter_for_this_thread(&self.compile()?);
+        loaded.map_err(|errno| FilterError::Load(seccompiler::Error::Seccomp(errno.into())))
     }
+}
+
+/// The same program, but instead of allowing a call it goes on with what stands behind it.
+fn going_on(mut program: BpfProgram) -> BpfProgram {
+    /// BPF_RET | BPF_K and BPF_JMP | BPF_JA, of linux/bpf_common.h.
+    const RETURN: u16 = 0x06;
+    const JUMP: u16 = 0x05;
+
+    for (behind, step) in (0..).zip(program.iter_mut().rev()) {
+        if (step.code, step.k) == (RETURN, libc::SECCOMP_RET_ALLOW) {
+            (step.code, step.k) = (JUMP, behind);
+        }
+    }
+    program
 }
 
 /// One BPF program.

@@ -13,7 +13,7 @@ pub(in crate::seccomp) enum Verdict {
 
 pub(in crate::seccomp) const X86_64: u32 = 0xc000_003e;
 
-/// Runs one program on what the kernel would give it.
+/// Runs a program on what the kernel would give it.
 fn run(program: &BpfProgram, data: [u32; 16]) -> u32 {
     let mut accumulator = 0;
     let mut at = 0;
@@ -42,9 +42,9 @@ pub(in crate::seccomp) fn verdict_on(filter: &Filter, architecture: u32, call: i
     verdict_of(&filter.compile().unwrap(), architecture, call, arguments)
 }
 
-/// Asks all programs of a filter and takes the strictest answer, as the kernel does.
+/// What its program says of a call.
 pub(in crate::seccomp) fn verdict_of(
-    programs: &[BpfProgram],
+    program: &BpfProgram,
     architecture: u32,
     call: i64,
     arguments: [u64; 6],
@@ -56,14 +56,10 @@ pub(in crate::seccomp) fn verdict_of(
         pair[0] = u32::try_from(argument & 0xffff_ffff).unwrap();
         pair[1] = u32::try_from(argument >> 32).unwrap();
     }
-    let strictest = programs
-        .iter()
-        .map(|program| run(program, data))
-        .min_by_key(|answer| answer.cast_signed())
-        .unwrap();
-    match strictest & 0xffff_0000 {
+    let answer = run(program, data);
+    match answer & 0xffff_0000 {
         0x8000_0000 => Verdict::Killed,
-        0x0005_0000 => Verdict::Failed(strictest & 0xffff),
+        0x0005_0000 => Verdict::Failed(answer & 0xffff),
         0x7fff_0000 => Verdict::Allowed,
         other => panic!("no such answer here: {other:#x}"),
     }

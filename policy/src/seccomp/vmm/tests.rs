@@ -160,25 +160,6 @@ fn a_filter_is_loaded_once_on_each_thread() {
     }
 }
 
-/// The program that refuses further ones is the last to be loaded, because EPERM is the smallest errno.
-#[test]
-fn the_refusal_to_load_another_comes_last() {
-    for role in ROLES {
-        let programs = descriptors().filter(role).compile().unwrap();
-        let refusal = Filter::new(super::sealed_rows()).compile().unwrap();
-        let refuses = |program: &seccompiler::BpfProgram| {
-            let action = refusal[0].iter().map(|step| step.k).find(|k| *k == 0x0005_0001);
-            program.iter().any(|step| Some(step.k) == action)
-        };
-
-        assert!(
-            refuses(&programs[0]),
-            "it is loaded last: the others are loaded from the end"
-        );
-        assert!(!programs[1..].iter().any(refuses));
-    }
-}
-
 #[test]
 fn the_common_filter_allows_what_somebody_needs_and_no_more() {
     let common = descriptors().common_filter();
@@ -248,7 +229,7 @@ fn the_largest_machine_fits() {
         console_in: 3,
         vcpus: (100..355).collect(),
     };
-    let count = |filter: Filter| filter.compile().unwrap().iter().map(Vec::len).max().unwrap();
+    let count = |filter: Filter| filter.compile().unwrap().len();
 
     assert!(count(largest.common_filter()) <= 4096);
     for role in ROLES {
