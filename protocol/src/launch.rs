@@ -80,3 +80,19 @@ exit_codes! {
         Stalled = 11 => "a frontend made the helper wait for too long",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::ExitCode;
+
+    #[test]
+    fn the_documentation_has_every_exit_code_of_a_helper() {
+        let documentation = include_str!("../../docs/sandbox.md");
+        let (_, rest) = documentation.split_once("\n## Ends\n").unwrap();
+        let (table, _) = rest.split_once("\n## ").unwrap();
+
+        for exit in ExitCode::ALL {
+            assert!(table.contains(&format!(" | {} |\n", exit.number())), "{exit:?}");
+        }
+    }
+}

@@ -116,7 +116,7 @@ pub(crate) struct Options {
     #[serde(skip)]
     pub(crate) disks: Vec<DiskSource>,
 
-    /// The kernel: a bzImage, or an ELF file with a PVH entry
+    /// The kernel: a bzImage, or an ELF file with a PVH entry or Linux's 64-bit one
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
 
@@ -167,9 +167,9 @@ pub(crate) struct Options {
     #[arg(long, value_name = "UID[:GID]")]
     pub(crate) user: Option<User>,
 
-    /// What becomes of what the guest wrote when the run ends. burn: it is lost. commit: each disk becomes its new base, unless
-    /// the run failed. save=OUT: a new file; OUT may be a directory, and with several disks gets their names (OUT-vda). ask:
-    /// on the terminal [default: burn]
+    /// What becomes of what the guest wrote when the run ends. burn: it is lost. commit: each disk that was changed becomes
+    /// its new base, unless the run failed. save=OUT: a new file; OUT may be a directory, and with several disks gets their
+    /// names (OUT-vda). ask: on the terminal [default: burn]
     #[arg(long, value_name = "ask|burn|commit|save=OUT")]
     pub(crate) on_exit: Option<OnExit>,
 

@@ -145,6 +145,11 @@ impl Outcome {
         self.figure(self.best_peer.as_deref()?)
     }
 
+    /// Whether encryption costs no more than it may.
+    pub(crate) fn encryption_verdict(&self) -> Option<bool> {
+        Some(self.encryption?.median <= self.encryption_limit())
+    }
+
     /// What encryption may cost here.
     pub(crate) fn encryption_limit(&self) -> f64 {
         let [short, long] = ENCRYPTION;

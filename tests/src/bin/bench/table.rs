@@ -144,7 +144,7 @@ fn encryption(report: &Report) -> Vec<Vec<String>> {
                 percent(cost.high)
             ),
             format!("≤ {}", percent(limit)),
-            yes(cost.median <= limit).to_owned(),
+            yes(outcome.encryption_verdict() == Some(true)).to_owned(),
         ]);
     }
     lines
@@ -254,7 +254,8 @@ fn remarks(report: &Report) -> Vec<String> {
         });
     }
     let verdicts = report.outcomes.iter().flat_map(|outcome| &outcome.verdicts);
-    let (met, missed): (Vec<_>, Vec<_>) = verdicts.partition(|verdict| verdict.met);
+    let costs = report.outcomes.iter().filter_map(Outcome::encryption_verdict);
+    let (met, missed): (Vec<_>, Vec<_>) = verdicts.map(|verdict| verdict.met).chain(costs).partition(|met| *met);
     all.push(format!("{} goals met, {} missed.", met.len(), missed.len()));
     all
 }
