@@ -88,6 +88,7 @@ struct RingState {
 /// Signals that the worker is to send.
 #[derive(Debug, Default)]
 struct Owed {
+    /// Kept until there is a descriptor for it: a driver must not sleep with answers that it does not know of.
     call: bool,
     err: bool,
 }
@@ -304,7 +305,10 @@ impl RingState {
         let mut vring = self.vring.get_mut();
         let queue = vring.get_queue_mut();
         let (avail, used) = (queue.next_avail(), queue.next_used());
-        let mut call = || signal(self.call.as_ref());
+        let mut call = || match &self.call {
+            Some(call) => signal(call),
+            None => self.owed.call = true,
+        };
         let drained = {
             let mut turn = Turn::new(
                 queue,
@@ -326,12 +330,16 @@ impl RingState {
 
     /// Signals what is owed.
     fn pay(&mut self) {
-        let Owed { call, err } = std::mem::take(&mut self.owed);
-        if call {
-            signal(self.call.as_ref());
+        if let Some(call) = &self.call
+            && std::mem::take(&mut self.owed.call)
+        {
+            signal(call);
         }
-        if err {
-            signal(self.err.as_ref());
+        // Not kept for a descriptor that comes later, which would hear of a ring that is mended by then.
+        if std::mem::take(&mut self.owed.err)
+            && let Some(err) = &self.err
+        {
+            signal(err);
         }
     }
 }

@@ -10,9 +10,8 @@ use nix::sys::stat::SFlag;
 use std::fs::File;
 use std::os::fd::AsFd;
 
-/// Adds one to the counter of `eventfd`, if there is one and it has room.
-pub(crate) fn signal(eventfd: Option<&File>) {
-    let Some(eventfd) = eventfd else { return };
+/// Adds one to the counter of `eventfd`, if it has room.
+pub(crate) fn signal(eventfd: &File) {
     let mut ready = [PollFd::new(eventfd.as_fd(), PollFlags::POLLOUT)];
     // A counter at its very end is an error and not writable: writing it would block all the same.
     if poll(&mut ready, PollTimeout::ZERO) == Ok(1)
@@ -44,7 +43,7 @@ mod tests {
         full.write(u64::MAX - 1).unwrap();
         let peer = File::from(OwnedFd::from(full));
 
-        signal(Some(&peer));
+        signal(&peer);
     }
 
     #[test]
@@ -52,7 +51,7 @@ mod tests {
         let eventfd = EventFd::new().unwrap();
         let ours = File::from(eventfd.as_fd().try_clone_to_owned().unwrap());
 
-        signal(Some(&ours));
+        signal(&ours);
 
         assert_eq!(eventfd.read().unwrap(), 1);
     }

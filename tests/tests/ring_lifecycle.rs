@@ -353,3 +353,27 @@ fn a_ring_that_broke_goes_on_when_it_is_mended() {
     assert_eq!(base_of(&disk), 9);
     helper.terminate();
 }
+
+/// Whether a call was owed was told by the used index, which is 0 again after 65,536 answers.
+#[test]
+fn a_call_that_nobody_could_be_given_is_given_when_somebody_is_there() {
+    const TURNS: usize = 64;
+    let place = Place::with_noise(1 << 20, 1);
+    let helper = place.helper().start();
+    let mut disk = RawDisk::start(helper.socket(), 1, 1024);
+    set_up_flush(&disk);
+    let nobody = longs(&[1 << 8]);
+    assert_eq!(disk.wire.tell(code::SET_VRING_CALL, &nobody, &[]).ok(), Some(0));
+    for _ in 0..TURNS {
+        flush(&mut disk, 1024);
+    }
+    assert_eq!(base_of(&disk), 0, "it has gone round");
+    let call = &disk.rings[0].call;
+    // What was announced before it was taken away.
+    let _ = signalled(call, Duration::ZERO) && call.read().is_ok();
+
+    disk.start_ring(0, 0);
+
+    assert!(signalled(&disk.rings[0].call, SOON));
+    helper.terminate();
+}

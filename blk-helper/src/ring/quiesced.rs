@@ -9,7 +9,7 @@ use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use vhost_user_backend::VringT;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestAddressSpace;
+use vm_memory::{Address, Bytes, GuestAddress, GuestAddressSpace};
 
 /// A ring whose worker keeps away. Dropping it lets the worker go on, if there is something for it to do.
 pub(crate) struct Quiesced<'r> {
@@ -70,7 +70,7 @@ impl<'r> Quiesced<'r> {
     /// completed when there was nothing to announce them on, and a driver bears one call too many.
     pub(crate) fn set_call(&mut self, call: Option<File>) {
         self.state.call = call;
-        self.state.owed.call = self.state.phase == Phase::Active;
+        self.state.owed.call |= self.state.phase == Phase::Active;
     }
 
     /// Replaces the descriptor a broken ring is announced on.
@@ -152,7 +152,7 @@ impl<'r> Quiesced<'r> {
         self.state.vring.set_queue_next_avail(next);
         self.state.phase = Phase::Active;
         // Requests may have been completed, and not announced, before the ring was last suspended.
-        self.state.owed.call = used != 0;
+        self.state.owed.call |= used != 0;
         debug!("queue {} goes on at {next} of {}", self.ring.index, self.size());
         Ok(())
     }
@@ -174,11 +174,24 @@ impl<'r> Quiesced<'r> {
     /// A ring that was used with another disk must not meet a fresh overlay.
     fn check_history(&self, used: u16, disk: &Disk) -> Result<(), Fatal> {
         let known = self.ring.known.swap(true, Ordering::Relaxed);
-        let has_history = self.state.base != 0 || used != 0;
+        let has_history = self.state.base != 0 || used != 0 || self.has_gone_round();
         if has_history && !known && !disk.is_read_only() {
             return Err(Fatal::HistoryRefused(self.ring.index));
         }
         Ok(())
+    }
+
+    /// Whether the last entry of the used ring was ever written. Indices count modulo 65,536, so one of 0 may be that of a ring in
+    /// use; but a driver zeroes a new one (virtio 1.2, section 4.1.5.1.3), and an answer is never all zeros (section 2.7.8: its
+    /// length counts the status byte).
+    fn has_gone_round(&self) -> bool {
+        let vring = self.state.vring.get_ref();
+        let queue = vring.get_queue();
+        // Behind flags and index, of two bytes each, come entries of eight.
+        let last = queue.size().saturating_sub(1);
+        let place = GuestAddress(queue.used_ring()).checked_add(4 + 8 * u64::from(last));
+        let entry = place.and_then(|place| self.state.memory.memory().read_obj::<u64>(place).ok());
+        entry.is_some_and(|entry| entry != 0)
     }
 
     /// Stops the ring, as GET_VRING_BASE demands, and tells where it was.
