@@ -37,17 +37,26 @@ impl ImageFile {
         self.length
     }
 
+    /// Whether `what` can begin at `at`.
+    ///
+    /// # Errors
+    /// The file ends before that.
+    pub(super) fn reaches(&self, what: &str, at: u64) -> Result<(), ImportError> {
+        let length = self.length;
+        if at < length {
+            return Ok(());
+        }
+        Err(self.which.refused(format!(
+            "is damaged or cut off: {what} would begin at byte {at}, but the file has {length}"
+        )))
+    }
+
     /// Reads as much as `into` takes, from `at`; what lies behind the end is zero. `what` is said to begin there.
     ///
     /// # Errors
     /// Nothing can begin there, or it cannot be read.
     pub(super) fn read(&self, what: &str, at: u64, into: &mut [u8]) -> Result<(), ImportError> {
-        if at >= self.length {
-            let length = self.length;
-            return Err(self.which.refused(format!(
-                "is damaged or cut off: {what} would begin at byte {at}, but the file has {length}"
-            )));
-        }
+        self.reaches(what, at)?;
         let mut filled = 0;
         while let Some(rest) = into.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             let from = at.saturating_add(u64::try_from(filled).unwrap_or(u64::MAX));

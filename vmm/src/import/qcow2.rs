@@ -179,6 +179,8 @@ impl Qcow2 {
         } else if host == 0 {
             What::Below
         } else if host.is_multiple_of(cluster_bytes) {
+            // Each of those that are read at once: only of the last one QEMU itself may leave out zeros at the end.
+            self.file.reaches("data", host)?;
             What::Data(host.saturating_add(inside))
         } else {
             return Err(self.damaged("data does not begin where a cluster does"));
@@ -209,7 +211,8 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Unpacks a cluster. The entry says where it begins, to the byte, and in which 512-byte sector of the file it ends.
+    /// Unpacks a cluster. The entry says where it begins, to the byte, and in which 512-byte sector of the file it ends, which
+    /// the file need not fill. Nothing is made up for what it lacks: zeros may happen to make sense.
     fn unpack(&mut self, cluster: u64, entry: u64) -> Result<(), ImportError> {
         let bits = self.header.cluster_bits;
         let offset_bits = 62_u32.saturating_sub(bits.saturating_sub(8));
@@ -217,7 +220,8 @@ impl Qcow2 {
         let more_sectors = (entry >> offset_bits) & !(u64::MAX << bits.saturating_sub(8));
         let bytes = (more_sectors.saturating_add(1) << 9) - (begin & 511);
         self.unpacked = None;
-        self.packed.resize(to_index(bytes), 0);
+        let there = self.file.length().saturating_sub(begin);
+        self.packed.resize(to_index(bytes.min(there)), 0);
         self.cluster.resize(to_index(self.cluster_bytes()), 0);
         self.file.read("compressed data", begin, &mut self.packed)?;
         self.unpacker
