@@ -4,6 +4,7 @@
 //!
 //! Knows nothing of what is looked for.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -71,6 +72,18 @@ pub fn count(bytes: &[u8], wanted: &[u8]) -> usize {
         .enumerate()
         .filter(|(at, byte)| *byte == first && bytes[*at..].starts_with(wanted))
         .count()
+}
+
+/// Which of `wanted` are in `bytes`, wherever they begin. For many at once.
+#[must_use]
+pub fn which(bytes: &[u8], wanted: &BTreeSet<[u8; 16]>) -> BTreeSet<[u8; 16]> {
+    let place = |start: &[u8]| usize::from(start[0]) << 8 | usize::from(start[1]);
+    let mut begins = vec![false; 1 << 16];
+    for piece in wanted {
+        begins[place(piece)] = true;
+    }
+    let windows = bytes.windows(16).filter(|window| begins[place(window)]);
+    windows.filter_map(|window| wanted.get(window)).copied().collect()
 }
 
 /// All mappings that process `pid` may read, of itself or of a guest.

@@ -6,6 +6,7 @@ mod keys;
 mod media;
 mod memory;
 mod swap;
+mod swapped_key;
 
 use tests::client::{Client, Setup};
 use tests::helper::Helper;

@@ -2,10 +2,11 @@
 //!
 //! With a swap area of the test's own, which comes before all others, and a control group to take the memory from.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::fcntl::{Flock, FlockArg};
 use tests::mounted::{Mounted, for_this_thread_only};
 use tests::place::Place;
 use tests::require;
@@ -14,10 +15,11 @@ use crate::COPIES;
 use crate::media::copies_in;
 use crate::memory::{MARK, marked_and_busy};
 
-/// A swap area on a loop device over a file.
-struct Swap {
+/// A swap area on a loop device over a file. One at a time on the whole machine: what is swapped out would go to either of two.
+pub(crate) struct Swap {
     device: String,
-    image: PathBuf,
+    pub(crate) image: PathBuf,
+    _turn: Flock<File>,
 }
 
 fn run(program: &str, arguments: &[&str]) -> Option<String> {
@@ -27,12 +29,15 @@ fn run(program: &str, arguments: &[&str]) -> Option<String> {
 }
 
 impl Swap {
-    fn on(image: PathBuf) -> Option<Self> {
-        fs::File::create_new(&image)
-            .and_then(|file| file.set_len(64 << 20))
-            .ok()?;
+    pub(crate) fn on(image: PathBuf) -> Option<Self> {
+        let turn = Flock::lock(File::open("/proc/swaps").ok()?, FlockArg::LockExclusive).ok()?;
+        File::create_new(&image).and_then(|file| file.set_len(64 << 20)).ok()?;
         let device = run("losetup", &["--find", "--show", image.to_str()?])?;
-        let swap = Self { device, image };
+        let swap = Self {
+            device,
+            image,
+            _turn: turn,
+        };
         run("mkswap", &[&swap.device])?;
         run("swapon", &["--priority", "32767", &swap.device])?;
         Some(swap)
@@ -47,12 +52,12 @@ impl Drop for Swap {
 }
 
 /// A control group for memory, of either version.
-struct Group {
+pub(crate) struct Group {
     dir: PathBuf,
 }
 
 impl Group {
-    fn new(name: &str) -> Option<Self> {
+    pub(crate) fn new(name: &str) -> Option<Self> {
         let roots = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].map(PathBuf::from);
         let dir = roots
             .into_iter()
@@ -67,7 +72,7 @@ impl Group {
     }
 
     /// Takes away what memory can be taken away. The kernel says that it could not take all, which is so.
-    fn reclaim(&self) {
+    pub(crate) fn reclaim(&self) {
         let _ = fs::write(self.dir.join("memory.force_empty"), "0");
         if self.dir.join("memory.reclaim").exists() {
             let _ = fs::write(self.dir.join("memory.reclaim"), "1G");
@@ -75,7 +80,7 @@ impl Group {
     }
 
     /// What starts a program in it.
-    fn launcher(&self) -> Vec<String> {
+    pub(crate) fn launcher(&self) -> Vec<String> {
         let procs = self.dir.join("cgroup.procs").display().to_string();
         ["sh", "-c", r#"echo $$ >"$0" && exec "$@""#]
             .map(str::to_owned)
@@ -92,7 +97,7 @@ impl Drop for Group {
 }
 
 /// Kibibytes of process `status` that are swapped out.
-fn swapped(status: &Path) -> u64 {
+pub(crate) fn swapped(status: &Path) -> u64 {
     let status = fs::read_to_string(status).expect("root may look");
     let line = status.lines().find_map(|line| line.strip_prefix("VmSwap:"));
     let number = line.and_then(|line| line.split_whitespace().next());
