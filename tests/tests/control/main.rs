@@ -6,6 +6,7 @@ mod events;
 mod hold;
 mod limits;
 mod stats;
+mod underfoot;
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
