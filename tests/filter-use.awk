@@ -50,6 +50,8 @@ FNR == 1 {
 !confined && call == "socket" && /SOCK_STREAM/ { kind[result] = "listener" }
 !confined && call == "listen" { role[first] = kind[first] }
 call == "dup3" { role[first] = "output" }
+# An import is given its output. It may write so to nothing else.
+traced == "mayfly-import" && call == "pwrite64" { role[first] = "output" }
 call == "seccomp" && /FLAG_TSYNC/ { confined = 1; next }
 
 confined {

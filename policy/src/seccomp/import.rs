@@ -5,7 +5,7 @@
 
 use std::os::fd::RawFd;
 
-use super::c_library::{data, private};
+use super::c_library::data;
 use super::{Argument, Filter, Row, Value, named, table};
 
 /// The descriptors whose numbers the conditions name.
@@ -49,9 +49,11 @@ fn conversion_rows(descriptors: &ImportDescriptors) -> Vec<Row> {
 /// What any program needs.
 fn runtime_rows() -> Vec<Row> {
     let flags = Argument::long(3, "flags");
+    // No MAP_NORESERVE, as elsewhere: glibc reserves memory so for the heaps of further threads only, and there are none.
+    let private = Argument::long(3, "flags").is(named!(MAP_PRIVATE | MAP_ANONYMOUS));
     let option = Argument::int(0, "option");
     table! {
-        allow: SYS_mmap [data(), private()] "the allocator; never at a fixed address, never code";
+        allow: SYS_mmap [data(), private] "the allocator; never at a fixed address, never code";
         allow: SYS_munmap [] "the allocator gives a large block back";
         allow: SYS_mremap [flags.is(named!(MREMAP_MAYMOVE))] "the allocator grows a large block";
         allow: SYS_brk [] "the allocator";
@@ -111,6 +113,16 @@ mod tests {
                 assert_eq!(verdict(libc::SYS_lseek, number, whence), expected(seeks));
             }
         }
+    }
+
+    #[test]
+    fn memory_is_private_and_no_heap_of_another_thread() {
+        let private = u64::try_from(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS).unwrap();
+        let reserved = u64::try_from(libc::MAP_NORESERVE).unwrap();
+        let mmap = |flags| verdict_on(&filter(), X86_64, libc::SYS_mmap, [0, 4096, 3, flags, u64::MAX, 0]);
+
+        assert_eq!(mmap(private), Verdict::Allowed);
+        assert_eq!(mmap(private | reserved), Verdict::Killed);
     }
 
     #[test]
