@@ -1,7 +1,7 @@
 //! What happened, on its way from any thread to the control thread, which tells whoever asked for it.
 //!
-//! Telling never waits: a queue of fixed length behind a lock that nobody holds for longer than it takes to put something in, and an
-//! eventfd that wakes the control thread and is never read. What finds the queue full is dropped and counted.
+//! Telling never waits: a queue of fixed length behind a lock that nobody holds for longer than it takes to put something in, and
+//! an eventfd that wakes the control thread and is never read. What finds the queue full is dropped and counted.
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use protocol::control::Event;

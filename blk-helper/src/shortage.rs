@@ -1,4 +1,5 @@
-//! What is done where a guest's write finds no space, at the quota or at the floor: it fails, or its queue is held; and who is told.
+//! What is done where a guest's write finds no space, at the quota or at the floor: it fails, or its queue is held;
+//! and who is told.
 //!
 //! An event is for the moment in which space runs out, not for each request that notices: it comes again only after there was
 //! space in between, and not twice in a second, however a guest goes back and forth.
@@ -104,7 +105,8 @@ struct Latch {
 }
 
 impl Latch {
-    /// It holds. Says whether to tell. If it is too soon after the last time, who notices next tells: what lasts is told in the end.
+    /// It holds. Says whether to tell. If it is too soon after the last time, who notices next tells:
+    /// what lasts is told in the end.
     fn close(&self, now: Instant) -> bool {
         if self.is_closed() {
             return false;

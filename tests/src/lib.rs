@@ -4,8 +4,8 @@
 //! talks to it as a stranger would: through [`client`], whose virtio and vhost-user code is the `virtio-driver`
 //! crate's, or, where something malformed must be said, through [`wire`] (single messages) and [`raw`] (rings
 //! written byte by byte). An [`operator`] holds the other end of its control channel,
-//! or is `mayfly ctl` ([`ctl`]), which a [`pretender`] may answer instead of a helper. What the disk should contain is known by [`model`]; [`traffic`] invents requests
-//! and [`drive`] runs them against both.
+//! or is `mayfly ctl` ([`ctl`]), which a [`pretender`] may answer instead of a helper. What the disk should contain is known by
+//! [`model`]; [`traffic`] invents requests and [`drive`] runs them against both.
 //!
 //! Storage below a program fails when [`faults`] say so, and what nobody can know of the disk then is [`doubt`].
 //!

@@ -72,13 +72,6 @@ impl Payload {
         self.raw(&[0x66, 0xba, low, high, 0xec])
     }
 
-    /// Prints AL. Uses EDX.
-    #[must_use]
-    pub fn print_al(self) -> Self {
-        let [low, high] = SERIAL.to_le_bytes();
-        self.raw(&[0x66, 0xba, low, high, 0xee])
-    }
-
     /// Prints a text. Uses EAX, EDX.
     #[must_use]
     pub fn print(self, text: &str) -> Self {
@@ -116,12 +109,6 @@ impl Payload {
             .raw(&[0x25])
             .raw(&mask.to_le_bytes())
             .raw(&[0x89, 0x03])
-    }
-
-    /// Reads from `base` plus a random multiple of 4, as [`Payload::store_random`] writes. Uses EAX, EBX, EDI.
-    #[must_use]
-    pub fn load_random(self, base: u32, offsets: u32) -> Self {
-        self.random_address(base, offsets).raw(&[0x8b, 0x03])
     }
 
     /// EBX = base + random & offsets & !3.

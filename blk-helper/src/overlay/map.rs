@@ -186,8 +186,8 @@ impl ClusterMap {
         self.frozen_from.load(Ordering::Acquire) != NOWHERE
     }
 
-    /// The copy has passed everything up to the end of `clusters`: forgets what they were, and tells `release` of the slots that only
-    /// the copy needed.
+    /// The copy has passed everything up to the end of `clusters`: forgets what they were, and tells `release` of the slots that
+    /// only the copy needed.
     pub(crate) fn thaw(&self, clusters: Range<u64>, mut release: impl FnMut(Slot)) {
         self.frozen_from.fetch_max(clusters.end, Ordering::Release);
         for cluster in self.kept.admitted(clusters) {

@@ -1,9 +1,9 @@
 //! Two overlay files: one in use, and a spare one that is empty, so that a reset need not wait until a file system has taken back
 //! what the first one holds.
 //!
-//! Taking back can last minutes (ext4 mounted with `discard` and without a journal waits for each extent). A reset that comes in the
-//! meantime stays with the file in use: what is in its slots is of no meaning any more, since no cluster names them, and a slot is
-//! written whole before one does.
+//! Taking back can last minutes (ext4 mounted with `discard` and without a journal waits for each extent). A reset that comes in
+//! the meantime stays with the file in use: what is in its slots is of no meaning any more, since no cluster names them, and a slot
+//! is written whole before one does.
 
 use super::store::OverlayFile;
 use nix::unistd::ftruncate;

@@ -1,5 +1,5 @@
-//! The control thread with its clients, one turn at a time, for the fuzz targets (`tests/fuzz`), and compiled only for them. Workers,
-//! warmer and saver are threads as in a helper.
+//! The control thread with its clients, one turn at a time, for the fuzz targets (`tests/fuzz`), and compiled only for them.
+//! Workers, warmer and saver are threads as in a helper.
 
 use super::{End, Next, Server};
 use crate::args::Config;

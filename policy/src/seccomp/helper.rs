@@ -1,9 +1,9 @@
 //! What `blk-helper` may call while it serves: one call a line, with its condition and its reason.
 //!
 //! The conditions keep the roles of descriptors apart: the base is only read, the overlay's two files are only read, written,
-//! punched and emptied, and no number of theirs can be closed and come back as something else; nor can those of the control channel.
-//! One reserved number takes what a save writes to, one file after the other. No clone, no execve, no open, no socket; the disk
-//! is never duplicated or mapped, and no memory becomes code. Signal handlers only `_exit`, so there is no `rt_sigreturn`.
+//! punched and emptied, and no number of theirs can be closed and come back as something else; nor can those of the control
+//! channel. One reserved number takes what a save writes to, one file after the other. No clone, no execve, no open, no socket; the
+//! disk is never duplicated or mapped, and no memory becomes code. Signal handlers only `_exit`, so there is no `rt_sigreturn`.
 
 use std::os::fd::RawFd;
 

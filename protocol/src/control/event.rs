@@ -26,7 +26,8 @@ pub enum Event {
         /// The quota.
         limit_bytes: u64,
     },
-    /// A write found less space on the overlay's file system than is to be kept free. Said again only after there was enough in between.
+    /// A write found less space on the overlay's file system than is to be kept free. Said again only after there was
+    /// enough in between.
     SpaceLow {
         /// What is free.
         free_bytes: u64,

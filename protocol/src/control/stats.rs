@@ -1,7 +1,7 @@
 //! What a helper counted since it started to serve.
 //!
-//! Numbers only grow, so whoever wants a rate asks twice and takes the difference. They are read while requests go on: each is right,
-//! but two of them may be a few requests apart.
+//! Numbers only grow, so whoever wants a rate asks twice and takes the difference. They are read while requests go on: each is
+//! right, but two of them may be a few requests apart.
 
 use serde::{Deserialize, Serialize};
 

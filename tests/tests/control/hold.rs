@@ -1,5 +1,5 @@
-//! Writes for which there is no space wait, if the operator wants that: until there is, until the policy changes, or until the guest
-//! is taken away, and nothing else waits with them but their own queue.
+//! Writes for which there is no space wait, if the operator wants that: until there is, until the policy changes, or until the
+//! guest is taken away, and nothing else waits with them but their own queue.
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
 //! The same again and again, for as long as it takes to see what is not given back: memory, descriptors, processes, space.
 //!
-//! A short form by default. `make endurance` runs the long one (`MAYFLY_ENDURANCE=long`, `MAYFLY_ENDURANCE_MINUTES` for the row that
-//! has a duration), one row after the other. Each prints what it measured.
+//! A short form by default. `make endurance` runs the long one (`MAYFLY_ENDURANCE=long`, `MAYFLY_ENDURANCE_MINUTES` for the row
+//! that has a duration), one row after the other. Each prints what it measured.
 
 mod connections;
 mod crowd;

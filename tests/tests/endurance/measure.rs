@@ -1,7 +1,7 @@
 //! What a row takes of the host, and whether it gave it back.
 //!
-//! All figures are sums over the descendants of this process, except for descriptors, where it counts itself, and for space, which is
-//! that of a file system of the row's own.
+//! All figures are sums over the descendants of this process, except for descriptors, where it counts itself, and for space, which
+//! is that of a file system of the row's own.
 
 use std::fs;
 use std::thread;

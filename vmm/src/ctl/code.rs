@@ -6,7 +6,8 @@ protocol::exit_codes! {
         /// Done.
         Done = 0 => "done",
         /// Something failed on the way.
-        Failed = 1 => "failed: a file cannot be written, or the helper could not finish a save; nothing is left of it, or the message says what",
+        Failed = 1 => "failed: a file cannot be written, or the helper could not finish a save; nothing is left of it, \
+                       or the message says what",
         /// The command line made no sense.
         Usage = 2 => "wrong usage",
         /// A bug.

@@ -1,7 +1,7 @@
 //! `--check-confinement`: shows what confines an import, then attempts what must be impossible.
 //!
 //! Each attempt is a process of its own: this program, started again, goes through the same steps as one that converts, and
-//! performs the act where it would look at the image. It has its own executable as image, and as output a file without a name.
+//! performs the act where it would look at the image. Image and output are files in memory; the image can only be read.
 
 use super::args::Config;
 use super::life::{Files, StartError, confine};

@@ -54,7 +54,10 @@ pub(crate) enum CommitError {
     Replaced(PathBuf),
     #[error("another commit to {} is at work", .0.display())]
     Locked(PathBuf),
-    #[error("{}: mayfly ctl SOCKET commit --new-owner does it all the same, to a file of yours that keeps what it can", path.display())]
+    #[error(
+        "{}: mayfly ctl SOCKET commit --new-owner does it all the same, to a file of yours that keeps what it can",
+        path.display()
+    )]
     Attributes {
         path: PathBuf,
         #[source]

@@ -51,7 +51,8 @@ pub(crate) struct RamRegion {
 pub(crate) enum RamError {
     /// A size that no guest can have.
     #[error(
-        "{0} bytes of guest memory are not possible: give a multiple of {PAGE} that is at least {MEMORY_MIN} (most kernels need far more)"
+        "{0} bytes of guest memory are not possible: give a multiple of {PAGE} that is at least {MEMORY_MIN} \
+         (most kernels need far more)"
     )]
     Size(u64),
     /// The memfd could not be made, sized or sealed.

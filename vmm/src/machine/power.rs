@@ -24,8 +24,8 @@ const RESET_PULSE: u8 = 0xfe;
 /// What a guest finds at the reset vector: real-mode code that writes the reset register, and waits.
 ///
 /// A kernel that knows no better way to reset jumps there, where a PC's firmware would begin. Linux does so on a machine like
-/// this one, hardware-reduced and without EFI, before it tries anything else (it takes for granted that EFI resets, and goes on from there
-/// to "BIOS"). Memory of zeros is code as well, and would run for ever.
+/// this one, hardware-reduced and without EFI, before it tries anything else (it takes for granted that EFI resets, and goes on
+/// from there to "BIOS"). Memory of zeros is code as well, and would run for ever.
 const RESET_CODE: [u8; 9] = {
     let [low, high] = layout::RESET.to_le_bytes();
     // mov dx, RESET; mov al, RESET_VALUE; out dx, al; hlt; jmp to the hlt

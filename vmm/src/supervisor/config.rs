@@ -83,7 +83,8 @@ mod tests {
     fn keys_are_options_and_paths_start_from_the_file() {
         let (dir, options) = read_text(
             "kernel = 'vmlinuz'\ndisk = ['a.raw,overlay-dir=o', '/b.raw,ro']\ndisk-socket = ['s']\nmemory = '2G'\n\
-             on-exit = 'save=out'\ncpus = 4\noverlay-limit = '1G'\nnet = ['tap=tap0']\naccel = 'qemu'\nuser = '1000'\nverbose = true\nimport = true\n",
+             on-exit = 'save=out'\ncpus = 4\noverlay-limit = '1G'\nnet = ['tap=tap0']\naccel = 'qemu'\nuser = '1000'\n\
+             verbose = true\nimport = true\n",
         );
         let options = options.unwrap();
 

@@ -66,8 +66,8 @@ impl TryFrom<String> for OnExit {
 }
 
 impl Fate {
-    /// The fate of `disk` ("vda"), one of `disks`: an OUT that is a directory gets a file for each disk, another one the disk's name
-    /// where there are several.
+    /// The fate of `disk` ("vda"), one of `disks`: an OUT that is a directory gets a file for each disk, another one the disk's
+    /// name where there are several.
     pub(crate) fn of_disk(&self, disk: &str, disks: usize, is_dir: impl Fn(&Path) -> bool) -> Self {
         match self {
             Self::Save(out) if is_dir(out) => Self::Save(out.join(format!("{disk}.raw"))),

@@ -132,8 +132,8 @@ fn show(name: &str, line: &str, verbose: bool) {
     }
 }
 
-/// The level of a line of `blk-helper`, `mayfly-vmm` or `mayfly-import` ("blk-helper: warning: ..."), and its text. Others' lines are warnings:
-/// QEMU says nothing unless something is wrong.
+/// The level of a line of `blk-helper`, `mayfly-vmm` or `mayfly-import` ("blk-helper: warning: ..."), and its text. Others' lines
+/// are warnings: QEMU says nothing unless something is wrong.
 fn level_of(line: &str) -> (Level, &str) {
     let ours = ["blk-helper: ", "mayfly-vmm: ", "mayfly-import: "];
     let Some(rest) = ours.iter().find_map(|program| line.strip_prefix(program)) else {

@@ -27,8 +27,8 @@ pub(crate) fn of_this_run() -> User {
         };
     }
     warn!(
-        "this user namespace has no user {number}: the processes become user {}, as those of other runs do; --user gives each run its \
-         own",
+        "this user namespace has no user {number}: the processes become user {}, as those of other runs do; \
+         --user gives each run its own",
         User::NOBODY.uid
     );
     User::NOBODY

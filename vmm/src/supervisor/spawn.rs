@@ -23,7 +23,10 @@ use thiserror::Error;
 pub(crate) enum SpawnError {
     #[error("cannot find {}: it belongs beside the mayfly program; build or install both together", .0.display())]
     Missing(PathBuf),
-    #[error("cannot find {}, which runs the guest where KVM does not; install it (Debian: apt install qemu-system-x86)", .0.display())]
+    #[error(
+        "cannot find {}, which runs the guest where KVM does not; install it (Debian: apt install qemu-system-x86)",
+        .0.display()
+    )]
     NoQemu(PathBuf),
     #[error("cannot start {}", program.display())]
     Start {

@@ -134,7 +134,9 @@ mod tests {
 
     #[test]
     fn a_report_is_summed_up() {
-        let layers = r#"{"layers":[{"name":"seccomp","achieved":true,"required":true},{"name":"user namespace","achieved":false}],"threads":[]}"#;
+        let seccomp = r#"{"name":"seccomp","achieved":true,"required":true}"#;
+        let namespace = r#"{"name":"user namespace","achieved":false}"#;
+        let layers = format!(r#"{{"layers":[{seccomp},{namespace}],"threads":[]}}"#);
         let report = format!(r#"{{"version":"1","pid":7,"confinement":{layers}}}"#);
 
         let expected = "1 layers of confinement, not permitted here: user namespace";

@@ -1,7 +1,7 @@
 //! Every order in which threads can pass the overlay's locks, where these are few; thousands of them, where they are many.
 //!
-//! Threads do one thing each to the same clusters. Afterwards each region of the disk must be what the same things, done one after the other in
-//! some order, make of an array of bytes; no slot may have two owners, and none may be lost.
+//! Threads do one thing each to the same clusters. Afterwards each region of the disk must be what the same things, done one after
+//! the other in some order, make of an array of bytes; no slot may have two owners, and none may be lost.
 
 use super::frozen::copy_piece;
 use super::*;

@@ -11,8 +11,8 @@ use crate::say;
 /// As much as a guest's processor digests in two seconds.
 const DISK: usize = 24 << 20;
 
-/// Most memory of its own that a process may use besides its program, in KiB: the helper, which has the most threads, needs one MiB,
-/// and two more where the kernel makes one of their stacks a huge page.
+/// Most memory of its own that a process may use besides its program, in KiB: the helper, which has the most threads, needs one
+/// MiB, and two more where the kernel makes one of their stacks a huge page.
 const DATA_KIB: u64 = 4 << 10;
 
 /// Most memory of its own that an optimised process may use, in KiB.

@@ -1,10 +1,10 @@
 //! What a processor says about itself (CPUID): KVM's answer for this host, made true for this machine.
 //!
 //! Three kinds of change. *Who am I*: APIC ids, and one socket with so many cores and one thread each. *What is not here*: nested
-//! virtualisation, performance counters, MWAIT, encrypted memory and enclaves. A guest could use some of these if they were left in,
-//! because KVM can do them; but nobody who burns a disk after use needs them, and each is a large piece of the host's kernel that a
-//! hostile guest would talk to (nested virtualisation most of all). *What KVM leaves to us*: the hypervisor bit, and the local
-//! APIC's TSC deadline timer. KVM's own leaves (kvm-clock) pass through.
+//! virtualisation, performance counters, MWAIT, encrypted memory and enclaves. A guest could use some of these if they were left
+//! in, because KVM can do them; but nobody who burns a disk after use needs them, and each is a large piece of the host's kernel
+//! that a hostile guest would talk to (nested virtualisation most of all). *What KVM leaves to us*: the hypervisor bit, and the
+//! local APIC's TSC deadline timer. KVM's own leaves (kvm-clock) pass through.
 //!
 //! A leaf that KVM does not give is not invented. Knows no file and no device.
 
