@@ -4,6 +4,7 @@
 //! The `vhost` crate takes the channel and lets nothing be sent on it that it does not know, so the message that brings it is
 //! handled here. A frontend that does not read is not waited for; it sees the size when it next asks.
 
+use crate::gate::{HEADER_BYTES, REPLY, VERSION};
 use nix::errno::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendFlags, recvmsg, sendmsg,
@@ -13,18 +14,13 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-/// Bytes of a header, which is the whole message: it has no body.
-const HEADER_BYTES: usize = 12;
-
 /// SET_BACKEND_REQ_FD.
 const CODE: u32 = 21;
 
 /// VHOST_USER_BACKEND_CONFIG_CHANGE_MSG.
 const CONFIG_CHANGE: u32 = 2;
 
-/// Flags: the version, an answer, an answer wanted.
-const VERSION: u32 = 1;
-const REPLY: u32 = 4;
+/// The bit of the flags that asks for an answer.
 const NEED_REPLY: u32 = 8;
 
 /// A frontend's end of the channel is known.
@@ -52,6 +48,7 @@ impl BackChannel {
         let (Some(descriptor), None) = (descriptors.pop(), descriptors.pop()) else {
             return Err(Errno::EBADMSG);
         };
+        // The header is the whole message: it has no body.
         if message.bytes != HEADER_BYTES || size != [0; 4] {
             return Err(Errno::EBADMSG);
         }

@@ -181,7 +181,12 @@ impl Base {
     pub(crate) fn read(&self, range: ByteRange, into: Buffers<'_>, patience: Patience) -> io::Result<()> {
         let stored = range.within(range.start(), self.length);
         let (from_file, beyond) = into.split_at(stored.len());
-        read_at(&self.file, range.start(), from_file, self.possible(patience))?;
+        read_at(
+            &self.file,
+            range.start(),
+            from_file,
+            patience.if_possible(self.can_refuse_to_wait),
+        )?;
         beyond.fill_zero();
         Ok(())
     }
@@ -194,15 +199,7 @@ impl Base {
         let stored = usize::try_from(self.length.saturating_sub(offset)).unwrap_or(usize::MAX);
         let stored = stored.min(into.len());
         let into = into.get_mut(..stored).unwrap_or_default();
-        read_bytes_at(&self.file, offset, into, self.possible(patience))
-    }
-
-    fn possible(&self, patience: Patience) -> Patience {
-        if self.can_refuse_to_wait {
-            patience
-        } else {
-            Patience::Endless
-        }
+        read_bytes_at(&self.file, offset, into, patience.if_possible(self.can_refuse_to_wait))
     }
 }
 

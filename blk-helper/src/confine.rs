@@ -63,12 +63,13 @@ pub(crate) fn confine(
 ) -> Result<Confined<Service>, StartError> {
     // Reads files of the system, so it must be asked before they are out of reach.
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let needed = descriptors_needed(config, cpus);
     // Before anything that sends one of them can happen.
     let bound = config.die_with_parent || config.fd.is_some() || config.control_fd.is_some();
     arrange_ends().map_err(StartError::Signals)?;
     let prepared = policy::prepare(&PrepareSpec {
         keep: Sources::numbers(config, environment),
-        max_descriptors: descriptors_needed(config, cpus),
+        max_descriptors: needed,
         // No signal with a handler: a process that is stopped would not hear it, and keep its overlay.
         die_with_parent: bound.then_some(ParentDeath {
             signal: Signal::SIGKILL,
@@ -76,7 +77,6 @@ pub(crate) fn confine(
     })
     .map_err(StartError::Prepare)?;
 
-    let needed = descriptors_needed(config, cpus);
     let allowed = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
     if allowed < needed {
         return Err(StartError::Descriptors { allowed, needed });

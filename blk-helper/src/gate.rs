@@ -13,16 +13,19 @@ use std::os::unix::net::UnixStream;
 use thiserror::Error;
 
 /// Bytes of a message header: request, flags, size of the body.
-const HEADER_BYTES: usize = 12;
+pub(crate) const HEADER_BYTES: usize = 12;
 
 /// The largest body: what the `vhost` crate reads.
 const MAX_BODY_BYTES: u32 = 4096;
 
-/// The bits of the flags that hold the protocol's version, which is 1.
+/// The bits of the flags that hold the protocol's version.
 const VERSION_MASK: u32 = 0x3;
 
+/// That version.
+pub(crate) const VERSION: u32 = 1;
+
 /// The bit that marks an answer.
-const REPLY: u32 = 0x4;
+pub(crate) const REPLY: u32 = 0x4;
 
 /// The messages a frontend may send (vhost-user, "Front-end message types"). Refused by not being here: logging,
 /// in-flight tracking, device state, postcopy, crypto, GPU, IOTLB and everything yet to be invented.
@@ -132,7 +135,7 @@ fn judge(header: [u8; HEADER_BYTES]) -> Result<(&'static str, u32), GateError> {
         .iter()
         .find(|(allowed, _)| *allowed == code)
         .ok_or(GateError::Code(code))?;
-    if flags & VERSION_MASK != 1 || flags & REPLY != 0 {
+    if flags & VERSION_MASK != VERSION || flags & REPLY != 0 {
         return Err(GateError::Flags { code, flags });
     }
     if size > MAX_BODY_BYTES {

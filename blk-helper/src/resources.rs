@@ -14,11 +14,10 @@ use crate::overlay::{CLUSTER_BYTES, Limits, Overlay, OverlayDir, OverlayFile, Ov
 use crate::report::OverlayFacts;
 use crate::save::Output;
 use crate::shortage::Shortage;
-use crate::sys::adopt;
 use crate::throttle::Throttle;
 use nix::errno::Errno;
 use nix::sys::socket::SockType;
-use policy::{Descriptor, Descriptors, Prepared};
+use policy::{Descriptor, Descriptors, Prepared, adopt};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;

@@ -2,9 +2,8 @@
 #![allow(unsafe_code, reason = "listed: raw calls live here")]
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd};
 
 nix::ioctl_read_bad!(
     /// FIONREAD: how many bytes wait in a socket's receive queue.
@@ -39,19 +38,4 @@ pub(crate) fn file_status(file: &impl AsFd) -> Result<libc::stat, Errno> {
     Errno::result(result)?;
     // SAFETY: the call succeeded, so the structure is filled; any bit pattern is one of its values.
     Ok(unsafe { status.assume_init() })
-}
-
-/// Takes over a descriptor that was inherited, by its number. Called once for each number on the command line, which
-/// `args.rs` and `resources.rs` have made sure are above 2 and distinct.
-///
-/// # Errors
-/// EBADF when it is not open.
-pub(crate) fn adopt(number: RawFd) -> Result<OwnedFd, Errno> {
-    // SAFETY: a number above 2 is not -1, and the borrow ends with the next statement; that the descriptor may not be
-    // open is what the call is to find out.
-    let looked_at = unsafe { BorrowedFd::borrow_raw(number) };
-    fcntl(looked_at, FcntlArg::F_GETFD)?;
-    // SAFETY: it is open, it was inherited, and whoever calls does so once for each number (see above): nothing else in
-    // this process owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

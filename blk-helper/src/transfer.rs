@@ -148,6 +148,11 @@ pub(crate) enum Patience {
 }
 
 impl Patience {
+    /// The same, or endless where the file system cannot refuse to wait ([`can_refuse_to_wait`]).
+    pub(crate) fn if_possible(self, can_refuse_to_wait: bool) -> Self {
+        if can_refuse_to_wait { self } else { Self::Endless }
+    }
+
     fn flags(self) -> libc::c_int {
         match self {
             Self::Endless => 0,

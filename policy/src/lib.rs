@@ -65,4 +65,4 @@ pub use limits::ParentDeath;
 pub use probe::{CapabilitySets, ThreadEvidence, read_back_thread, seccomp_mode};
 pub use report::{Layer, Report};
 pub use sandbox::{Confined, EnterSpec, Entered, PrepareSpec, Prepared, prepare};
-pub use sys::pidfd;
+pub use sys::{adopt, pidfd};

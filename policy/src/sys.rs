@@ -30,6 +30,21 @@ pub(crate) fn is_open(number: RawFd) -> bool {
     flags >= 0
 }
 
+/// Takes over a descriptor that was inherited, by its number. Called once for each number on a command line; who calls has made
+/// sure that they are above 2 and distinct.
+///
+/// # Errors
+///
+/// EBADF when it is not open.
+pub fn adopt(number: RawFd) -> Result<OwnedFd, Errno> {
+    if !is_open(number) {
+        return Err(Errno::EBADF);
+    }
+    // SAFETY: it is open, it was inherited, and whoever calls does so once for each number (`resources` of `blk-helper`; `machine`,
+    // `import` and `supervisor::tap` of `vmm`): nothing else in the process owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// Removes every variable of the environment.
 pub(crate) fn clear_environment() -> Result<(), Errno> {
     // SAFETY: nobody reads the environment at the same time: `prepare` has checked that this is the only thread.

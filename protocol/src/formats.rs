@@ -6,9 +6,12 @@
 /// A format: its name, where its mark is, and the mark.
 type Mark = (&'static str, usize, &'static [u8]);
 
+/// The first bytes of every qcow2 image.
+pub const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
+
 /// The marks, from each format's specification or from QEMU's probing of it.
 const MARKS: [Mark; 13] = [
-    ("a qcow2 image", 0, b"QFI\xfb"),
+    ("a qcow2 image", 0, &QCOW2_MAGIC),
     ("a QED image", 0, b"QED\0"),
     ("a VMDK image", 0, b"KDMV"),
     ("a VMDK image", 0, b"COWD"),

@@ -1,6 +1,7 @@
 //! The operator's end of a helper's control channel: packets there and back ([`protocol::control`] has the words).
 //!
-//! Nothing here waits but [`Channel::call`] and [`Channel::wait`], which have a limit: a helper may be stuck, or taken over by its guest.
+//! Nothing here waits but [`Channel::call`] and [`Channel::wait`], which have a limit: a helper may be stuck, or taken over
+//! by its guest.
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -15,6 +16,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use thiserror::Error;
+
+/// How long a helper may take to carry out an order. It first finishes what a frontend asked for, and gives a slow disk 30 s for
+/// that: who gave up before would burn a disk that is only slow.
+pub(crate) const ORDER_PATIENCE: Duration = Duration::from_secs(40);
 
 /// Why there is no answer.
 #[derive(Debug, Error)]

@@ -1,8 +1,10 @@
-//! What the supervisor and the VMM agree on (and, in [`import`], the supervisor and `mayfly-import`): the VMM's command line, its descriptors, and how it says why it ended.
+//! What the supervisor and the VMM agree on (and, in [`import`], the supervisor and `mayfly-import`): the VMM's command line, its
+//! descriptors, and how it says why it ended.
 //!
 //! The VMM opens nothing itself. Everything arrives as a descriptor whose number stands on its command line; standard input is
 //! nothing, standard output takes one line of JSON when the machine is ready (`version`, `pid`, and its
-//! [`Report`](policy::Report) as `confinement`), standard error takes log lines. All three are pipes of the supervisor's, never a terminal.
+//! [`Report`](policy::Report) as `confinement`), standard error takes log lines. All three are pipes of the supervisor's, never
+//! a terminal.
 
 pub mod import;
 
@@ -158,6 +160,18 @@ protocol::exit_codes! {
         /// The guest asked for a reboot: a new VMM on the same disks is wanted.
         Reboot = 16 => "the guest asked for a reboot",
     }
+}
+
+/// Whom a process becomes that root starts: "UID:GID", neither of them root's.
+pub(crate) fn user(text: &str) -> Result<(u32, u32), &'static str> {
+    let number = |text: &str| match text.parse() {
+        Ok(0) => Err("this process never runs as root"),
+        // The system calls take this value to mean "leave it as it is".
+        Ok(u32::MAX) | Err(_) => Err("give UID:GID as numbers"),
+        Ok(number) => Ok(number),
+    };
+    let (uid, gid) = text.split_once(':').ok_or("give UID:GID as numbers")?;
+    Ok((number(uid)?, number(gid)?))
 }
 
 #[cfg(test)]

@@ -3,30 +3,14 @@
 
 use crate::contract::MachineExit;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{getpid, getppid, setsid};
 use policy::signals::exit_now;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use vmm_sys_util::eventfd::EventFd;
-
-/// Takes over a descriptor that was inherited, by its number. Called once for each number on the command line, which
-/// `machine::resources` has made sure are above 2 and distinct.
-///
-/// # Errors
-/// EBADF when it is not open.
-pub(crate) fn adopt(number: RawFd) -> Result<OwnedFd, Errno> {
-    // SAFETY: a number above 2 is not -1, and the borrow ends with the next statement; that the descriptor may not be
-    // open is what the call is to find out.
-    let looked_at = unsafe { BorrowedFd::borrow_raw(number) };
-    fcntl(looked_at, FcntlArg::F_GETFD)?;
-    // SAFETY: it is open, it was inherited, and whoever calls does so once for each number (see above): nothing else in
-    // this process owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
-}
 
 /// The descriptor of an eventfd, which its library hands out as a number only.
 pub(crate) fn eventfd(eventfd: &EventFd) -> BorrowedFd<'_> {

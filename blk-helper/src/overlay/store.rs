@@ -192,19 +192,11 @@ impl Store {
     /// # Errors
     /// What the kernel says. What is not in memory, and for which there is no patience, is noted.
     pub(super) fn read(&self, slot: Slot, within: u64, into: Buffers<'_>, scratch: &mut Scratch) -> io::Result<()> {
-        let patience = self.possible(scratch.cold.patience());
+        let patience = scratch.cold.patience().if_possible(self.can_refuse_to_wait);
         let read = self.read_with(slot, within, into, scratch, patience);
         let place = offset(slot, within);
         scratch.cold.note(&read, Part::Overlay, place, bytes(into.len()));
         read
-    }
-
-    fn possible(&self, patience: Patience) -> Patience {
-        if self.can_refuse_to_wait {
-            patience
-        } else {
-            Patience::Endless
-        }
     }
 
     fn read_with(
@@ -232,7 +224,7 @@ impl Store {
     /// As [`Self::read`].
     pub(super) fn load(&self, slot: Slot, part: Range<usize>, scratch: &mut Scratch) -> io::Result<()> {
         let from = offset(slot, bytes(part.start));
-        let patience = self.possible(scratch.cold.patience());
+        let patience = scratch.cold.patience().if_possible(self.can_refuse_to_wait);
         let read = read_bytes_at(&self.file, from, scratch.part(part.clone()), patience);
         scratch.cold.note(&read, Part::Overlay, from, bytes(part.len()));
         read?;

@@ -11,6 +11,7 @@
 use super::output::Output;
 use super::{SaveError, SaveRefusal, Sink};
 use crate::overlay::{CLUSTER, CLUSTER_BYTES, Frozen, FrozenRun};
+use protocol::formats::QCOW2_MAGIC;
 use std::io;
 
 /// Entries of a table that fills a cluster.
@@ -178,7 +179,7 @@ impl<'a> Delta<'a> {
         let short = |number: u64| u32::try_from(number).unwrap_or(u32::MAX).to_be_bytes();
         let name_bytes = u64::try_from(self.backing.len()).unwrap_or(u64::MAX);
         let parts: [&[u8]; 23] = [
-            b"QFI\xfb",
+            &QCOW2_MAGIC,
             &3u32.to_be_bytes(),
             &NAME_AT.to_be_bytes(),
             &short(name_bytes),

@@ -14,23 +14,19 @@ pub(crate) mod show;
 
 use self::args::{Ctl, Order};
 use self::code::Code;
-use crate::channel::{Channel, ChannelError};
+use crate::channel::{Channel, ChannelError, ORDER_PATIENCE};
 use crate::keep::commit::CommitError;
 use crate::keep::fresh::FreshError;
 use crate::signals::{self, Signals};
 use log::error;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
-use policy::logging::{self, chain};
+use policy::logging::chain;
 use protocol::control::{Answer, Command, ResizeRequest, Stats, Status};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::time::Duration;
 use thiserror::Error;
-
-/// How long a helper may take to answer. It first finishes what a frontend asked for, and gives a slow disk 30 s for that.
-const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Why an order was not carried out.
 #[derive(Debug, Error)]
@@ -85,7 +81,6 @@ impl CtlError {
 
 /// An order, from the command line to the exit code.
 pub(crate) fn main(ctl: Ctl) -> u8 {
-    logging::start("mayfly", &["vmm", "policy"], false);
     std::panic::set_hook(Box::new(|panic| {
         error!("a bug: {panic}");
         policy::signals::exit_now(Code::Panicked.number());
@@ -103,7 +98,6 @@ pub(crate) fn main(ctl: Ctl) -> u8 {
 }
 
 fn run(ctl: Ctl) -> Result<(), CtlError> {
-    signals::settle().map_err(CtlError::Wait)?;
     if let Order::Save(save) = &ctl.order
         && let Some(contradiction) = save.contradiction()
     {
@@ -170,7 +164,7 @@ impl Client {
     }
 
     fn call(&mut self, command: Command) -> Result<Answer, CtlError> {
-        let answer = self.channel.call(command, PATIENCE);
+        let answer = self.channel.call(command, ORDER_PATIENCE);
         answer.map_err(|source| self.lost(source))
     }
 

@@ -1,6 +1,7 @@
 //! The command line of `mayfly-import`, which `mayfly` writes: [`ImportSpec::to_args`].
 
 use crate::contract::import::{Format, ImageSpec, ImportSpec};
+use crate::contract::user;
 use clap::Parser;
 use std::os::fd::RawFd;
 
@@ -72,17 +73,6 @@ fn image(text: &str) -> Result<ImageSpec, &'static str> {
         }),
         Ok(_) | Err(_) => Err("give the number of a descriptor above 2"),
     }
-}
-
-fn user(text: &str) -> Result<(u32, u32), &'static str> {
-    let number = |text: &str| match text.parse() {
-        Ok(0) => Err("an import never runs as root"),
-        // The system calls take this value to mean "leave it as it is".
-        Ok(u32::MAX) | Err(_) => Err("give UID:GID as numbers"),
-        Ok(number) => Ok(number),
-    };
-    let (uid, gid) = text.split_once(':').ok_or("give UID:GID as numbers")?;
-    Ok((number(uid)?, number(gid)?))
 }
 
 #[cfg(test)]

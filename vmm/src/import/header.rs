@@ -2,10 +2,8 @@
 
 use super::error::ImportError;
 use super::file::ImageFile;
+use protocol::formats::QCOW2_MAGIC;
 use protocol::size::show;
-
-/// The first bytes of every qcow2 image.
-const MAGIC: [u8; 4] = *b"QFI\xfb";
 
 /// Length of a version 2 header, and where version 3's additions begin.
 const V2_BYTES: usize = 72;
@@ -83,7 +81,7 @@ impl Header {
             file.read("the header", 0, &mut start)?;
         }
         let fields = Fields(&start);
-        if fields.bytes(0) != Some(MAGIC) {
+        if fields.bytes(0) != Some(QCOW2_MAGIC) {
             return refuse("is not a qcow2 image".to_owned());
         }
         let version = fields.u32(4);

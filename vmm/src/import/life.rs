@@ -7,13 +7,12 @@ use super::copy::copy;
 use super::error::{ImportError, Which};
 use super::file::ImageFile;
 use crate::contract::import::{Format, IMAGES_MAX, ImageSpec, ImportExit, ImportSpec, Said};
-use crate::sys::adopt;
 use log::error;
 use nix::sys::signal::Signal;
 use policy::logging::{self, chain};
 use policy::seccomp::import::{ImportDescriptors, import_filter};
 use policy::{
-    Confined, Descriptor, Descriptors, EnterSpec, ParentDeath, PrepareSpec, Prepared, SealError, StepError, User,
+    Confined, Descriptor, Descriptors, EnterSpec, ParentDeath, PrepareSpec, Prepared, SealError, StepError, User, adopt,
 };
 use std::collections::BTreeSet;
 use std::convert::Infallible;

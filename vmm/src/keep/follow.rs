@@ -5,7 +5,7 @@
 //! passed ([`Follow::tend`]).
 
 use super::headway::{Headway, Stuck};
-use crate::channel::{Channel, ChannelError, answer};
+use crate::channel::{Channel, ChannelError, ORDER_PATIENCE, answer};
 use protocol::control::{Answer, Command, Reply, SaveFormat, SaveRequest, SaveState, SaveStatus};
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -15,9 +15,6 @@ use std::time::{Duration, Instant};
 /// more often than five times a second.
 const FIRST: Duration = Duration::from_millis(5);
 const LAST: Duration = Duration::from_millis(200);
-
-/// How long a helper may take to answer. It first finishes what a frontend asked for, and gives a slow disk 30 s for that.
-const PATIENCE: Duration = Duration::from_secs(40);
 
 /// How a save ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +74,7 @@ impl Follow {
 
     /// How long [`Self::tend`] has nothing to do.
     pub(crate) fn wait(&self) -> Duration {
-        let until = self.open.map_or(self.next, |(_, since)| since + PATIENCE);
+        let until = self.open.map_or(self.next, |(_, since)| since + ORDER_PATIENCE);
         until.saturating_duration_since(Instant::now())
     }
 
@@ -88,7 +85,9 @@ impl Follow {
     pub(crate) fn tend(&mut self, channel: &mut Channel) -> Result<(), ChannelError> {
         let now = Instant::now();
         match self.open {
-            Some((_, since)) if now.saturating_duration_since(since) >= PATIENCE => Err(ChannelError::Silent(PATIENCE)),
+            Some((_, since)) if now.saturating_duration_since(since) >= ORDER_PATIENCE => {
+                Err(ChannelError::Silent(ORDER_PATIENCE))
+            }
             None if now >= self.next => {
                 self.open = Some((channel.ask(Command::Status, None)?, now));
                 Ok(())

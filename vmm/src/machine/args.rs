@@ -2,7 +2,7 @@
 //!
 //! Has no effects, and does not look whether a descriptor is open.
 
-use crate::contract::{MachineSpec, NetSpec, PAGE};
+use crate::contract::{MachineSpec, NetSpec, PAGE, user};
 use clap::{ArgGroup, Args, Parser};
 use std::os::fd::RawFd;
 
@@ -108,17 +108,6 @@ fn memory(text: &str) -> Result<u64, &'static str> {
         Ok(bytes) if bytes > 0 && bytes % PAGE == 0 => Ok(bytes),
         Ok(_) | Err(_) => Err("give a number of bytes, a multiple of 4096"),
     }
-}
-
-fn user(text: &str) -> Result<(u32, u32), &'static str> {
-    let number = |text: &str| match text.parse() {
-        Ok(0) => Err("the VMM never runs a guest as root"),
-        // The system calls take this value to mean "leave it as it is".
-        Ok(u32::MAX) | Err(_) => Err("give UID:GID as numbers"),
-        Ok(number) => Ok(number),
-    };
-    let (uid, gid) = text.split_once(':').ok_or("give UID:GID as numbers")?;
-    Ok((number(uid)?, number(gid)?))
 }
 
 fn net(text: &str) -> Result<NetSpec, &'static str> {

@@ -3,7 +3,7 @@
 //! Who asks a helper to take another frontend, or to save, goes on listening to everything else ([`Control::event`]): it may take
 //! long. Who asks how it is waits for that, since it is an operator who wants to know.
 
-use crate::channel::{Channel, ChannelError, answer};
+use crate::channel::{Channel, ChannelError, ORDER_PATIENCE, answer};
 use nix::errno::Errno;
 use protocol::control::{Answer, Command, Heard, Reply, Status};
 use std::collections::VecDeque;
@@ -13,10 +13,6 @@ use std::time::{Duration, Instant};
 /// How long helpers may take to say how they are, all together. They answer in microseconds unless they are stuck with their
 /// frontends, which they leave after 5 s; this is for the operator who waits, and a guess.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long a helper may take to accept another frontend, or to reset its disk. It first finishes what the last one asked for,
-/// and gives a slow disk 30 s for that: who gave up before would burn a disk that is only slow.
-pub(crate) const PATIENCE_TO_ATTACH: Duration = Duration::from_secs(40);
 
 /// Packets of a helper's that are heard in a second. It has a handful to say; more is a flood. A guess.
 const A_SECOND: u32 = 100;
@@ -206,7 +202,7 @@ impl Control {
     pub(crate) fn accepted(&mut self) -> Result<(), ChannelError> {
         match std::mem::replace(&mut self.order, Order::Done) {
             Order::Done => Ok(()),
-            Order::Open(..) => Err(ChannelError::Silent(PATIENCE_TO_ATTACH)),
+            Order::Open(..) => Err(ChannelError::Silent(ORDER_PATIENCE)),
             Order::Failed(error) => Err(error),
         }
     }
@@ -280,10 +276,7 @@ mod tests {
         let (_, frontend) = Control::pair().unwrap();
         control.offer(&frontend).unwrap();
         control.hear();
-        assert!(matches!(
-            control.accepted(),
-            Err(ChannelError::Silent(PATIENCE_TO_ATTACH))
-        ));
+        assert!(matches!(control.accepted(), Err(ChannelError::Silent(ORDER_PATIENCE))));
 
         control.offer(&frontend).unwrap();
         drop(theirs);

@@ -18,6 +18,7 @@ use crate::signals::{self, Signals};
 use crate::sys;
 use log::info;
 use nix::errno::Errno;
+use protocol::formats::QCOW2_MAGIC;
 use protocol::size::show;
 use rustix::fs::Mode;
 use std::fs::{File, Metadata};
@@ -250,7 +251,7 @@ impl Files {
 fn is_qcow2(image: &File, path: &Path) -> Result<bool, ImportError> {
     let mut start = [0; 4];
     match image.read_exact_at(&mut start, 0) {
-        Ok(()) => Ok(start == *b"QFI\xfb"),
+        Ok(()) => Ok(start == QCOW2_MAGIC),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
         Err(source) => Err(ImportError::Look {
             path: path.to_owned(),

@@ -93,7 +93,7 @@ impl TapError {
 
 /// Takes over a tap that was inherited. Once for each number: `Settings` has seen to that.
 fn by_number(number: i32) -> Result<OwnedFd, Errno> {
-    let tap = sys::adopt(number)?;
+    let tap = policy::adopt(number)?;
     let wanted = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     if sys::tap_flags(&tap)? & wanted != wanted {
         return Err(Errno::EINVAL);

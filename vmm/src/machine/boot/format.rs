@@ -5,6 +5,8 @@
 use std::fs::File;
 use std::io::{Read, Seek};
 
+use protocol::formats::QCOW2_MAGIC;
+
 use super::BootError;
 
 /// The kinds that can be booted.
@@ -56,7 +58,7 @@ const OTHERS: [(&[u8], &str); 12] = [
     ),
     (b"0707", "is a cpio archive, probably an initramfs"),
     (b"!<arch>", "is an archive, probably a Debian package (unpack it first)"),
-    (b"QFI\xfb", "is a qcow2 disk image"),
+    (&QCOW2_MAGIC, "is a qcow2 disk image"),
     (
         b"\xd0\x0d\xfe\xed",
         "is a device tree or a FIT image, for another architecture",

@@ -2,7 +2,7 @@
 //! which can take long on a slow disk; meanwhile everything else is heard as ever.
 
 use super::{Run, RunError, SHOWS, Waited};
-use crate::supervisor::control::PATIENCE_TO_ATTACH;
+use crate::channel::ORDER_PATIENCE;
 use crate::supervisor::crew::CrewError;
 use crate::supervisor::end::End;
 use std::ops::ControlFlow;
@@ -58,7 +58,7 @@ impl Run<'_> {
 
     /// Lets the helpers reset their disks. One that still saves its disk, or gives back what the last reset left, is busy.
     fn reset(&mut self) -> Result<(), Stop> {
-        let end = Instant::now() + PATIENCE_TO_ATTACH;
+        let end = Instant::now() + ORDER_PATIENCE;
         loop {
             self.crew.reset(self.plan)?;
             match self.until_done() {
@@ -75,7 +75,7 @@ impl Run<'_> {
 
     /// Waits until the helpers did what they were asked to.
     fn until_done(&mut self) -> Result<(), Stop> {
-        match self.wait_for(PATIENCE_TO_ATTACH, |run| !run.crew.is_asked()) {
+        match self.wait_for(ORDER_PATIENCE, |run| !run.crew.is_asked()) {
             Ok(Waited::End(end)) => Err(Stop::End(end)),
             Ok(Waited::Done | Waited::TooLong) => Ok(self.crew.accepted(self.plan)?),
             Err(error) => Err(Stop::Run(error)),
