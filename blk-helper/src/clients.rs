@@ -76,7 +76,8 @@ pub(crate) struct Clients {
     /// Never dropped: see [`Channel`].
     operator: Option<ManuallyDrop<Client>>,
     door: Option<ControlDoor>,
-    guests: Vec<Client>,
+    /// Those that came through the door.
+    visitors: Vec<Client>,
     next: u64,
     /// Whose turn it is.
     turn: usize,
@@ -103,7 +104,7 @@ impl Clients {
         Ok(Self {
             operator,
             door,
-            guests: Vec::with_capacity(MOST),
+            visitors: Vec::with_capacity(MOST),
             next: FIRST.saturating_add(1),
             turn: 0,
         })
@@ -150,7 +151,7 @@ impl Clients {
                 // As good as a client that leaves at once.
                 if client.watch(epoll).is_ok() {
                     debug!("a client of the control channel connected");
-                    self.guests.push(client);
+                    self.visitors.push(client);
                 }
             }
         }
@@ -159,18 +160,18 @@ impl Clients {
 
     /// Whether there is a place, perhaps that of one who has long been silent.
     fn make_room(&mut self, epoll: &Epoll, saves: Option<ClientId>) -> bool {
-        if self.guests.len() >= MOST {
+        if self.visitors.len() >= MOST {
             let now = Instant::now();
             let is_idle = |client: &Client| client.is_idle(now) && saves != Some(client.id);
-            if let Some(index) = self.guests.iter().position(is_idle) {
+            if let Some(index) = self.visitors.iter().position(is_idle) {
                 self.remove(index, epoll);
             }
         }
-        self.guests.len() < MOST
+        self.visitors.len() < MOST
     }
 
     fn remove(&mut self, index: usize, epoll: &Epoll) -> ClientId {
-        let client = self.guests.remove(index);
+        let client = self.visitors.remove(index);
         debug!("a client of the control channel left");
         // It was added when it came.
         let _ = epoll.delete(&client.channel);
@@ -179,7 +180,7 @@ impl Clients {
 
     /// A client that closed its end, and is forgotten now.
     pub(crate) fn part(&mut self, epoll: &Epoll) -> Option<ClientId> {
-        let index = self.guests.iter().position(|client| client.gone)?;
+        let index = self.visitors.iter().position(|client| client.gone)?;
         Some(self.remove(index, epoll))
     }
 
@@ -244,7 +245,7 @@ impl Clients {
     /// The operator first, if there is one.
     fn each(&mut self) -> impl Iterator<Item = &mut Client> {
         let operator = self.operator.iter_mut().map(|operator| &mut **operator);
-        operator.chain(&mut self.guests)
+        operator.chain(&mut self.visitors)
     }
 }
 
@@ -312,12 +313,12 @@ mod tests {
             let (channel, _theirs) = pair();
             let mut client = Client::new(number, channel);
             client.heard = client.heard.checked_sub(IDLE).unwrap();
-            clients.guests.push(client);
+            clients.visitors.push(client);
         }
         let saves = Some(ClientId(FIRST));
 
         assert!(clients.make_room(&epoll, saves));
-        let left: Vec<_> = clients.guests.iter().map(|client| client.id.0).collect();
+        let left: Vec<_> = clients.visitors.iter().map(|client| client.id.0).collect();
         let expected: Vec<_> = numbers.filter(|number| *number != FIRST + 1).collect();
         assert_eq!(left, expected);
     }
@@ -330,7 +331,7 @@ mod tests {
         let mut ends = vec![operators];
         for number in FIRST + 1..FIRST + 4 {
             let (channel, theirs) = pair();
-            clients.guests.push(Client::new(number, channel));
+            clients.visitors.push(Client::new(number, channel));
             ends.push(theirs);
         }
         let request = Request::new(1, Command::Status).encode();
@@ -357,7 +358,7 @@ mod tests {
         let (operator, _operators) = pair();
         let mut clients = Clients::new(Some(operator), None, &epoll, 0).unwrap();
         let (channel, theirs) = pair();
-        clients.guests.push(Client::new(FIRST + 1, channel));
+        clients.visitors.push(Client::new(FIRST + 1, channel));
 
         clients.note(FIRST + 1, EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP);
         assert!(clients.hear().unwrap().is_none());

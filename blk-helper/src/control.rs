@@ -7,7 +7,7 @@
 //! It does not know who is connected (`clients.rs` does), what a command does (`serve/orders.rs` does) nor what a message looks
 //! like ([`protocol::control`] does).
 
-use crate::decide::Undecided;
+use crate::decide::DecisionRefusal;
 use crate::door::is_unix;
 use crate::limits::NothingToLimit;
 use log::debug;
@@ -57,7 +57,7 @@ pub(crate) enum Refusal {
     #[error("cannot change the limits")]
     Limits(#[source] NothingToLimit),
     #[error(transparent)]
-    Undecided(#[from] Undecided),
+    Decision(#[from] DecisionRefusal),
     #[error("busy: a frontend is connected")]
     Busy,
     #[error("what came is not a Unix stream socket")]

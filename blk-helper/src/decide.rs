@@ -16,7 +16,7 @@ use thiserror::Error;
 
 /// Why a decision is not carried out. Nothing has changed then.
 #[derive(Debug, Error)]
-pub(crate) enum Undecided {
+pub(crate) enum DecisionRefusal {
     #[error(transparent)]
     Save(#[from] SaveRefusal),
     #[error("no save is running that could be called off")]
@@ -39,8 +39,8 @@ impl Service {
     /// Saves the disk as it is now.
     ///
     /// # Errors
-    /// [`Undecided`].
-    pub(crate) fn save(&self, request: SaveRequest, descriptors: Vec<OwnedFd>) -> Result<Answer, Undecided> {
+    /// [`DecisionRefusal`].
+    pub(crate) fn save(&self, request: SaveRequest, descriptors: Vec<OwnedFd>) -> Result<Answer, DecisionRefusal> {
         let (overlay, saver) = self.burning().ok_or(SaveRefusal::ReadOnly)?;
         let sent = descriptors.into_iter().next().ok_or(SaveRefusal::NoOutput)?;
         let number = saver.save(overlay, request, sent)?;
@@ -56,31 +56,31 @@ impl Service {
     /// Calls the save off.
     ///
     /// # Errors
-    /// [`Undecided::NoSave`].
-    pub(crate) fn cancel_save(&self) -> Result<Answer, Undecided> {
+    /// [`DecisionRefusal::NoSave`].
+    pub(crate) fn cancel_save(&self) -> Result<Answer, DecisionRefusal> {
         let called_off = self.burning().is_some_and(|(_, saver)| saver.call_off());
         if called_off {
             Ok(Answer::Cancelled)
         } else {
-            Err(Undecided::NoSave)
+            Err(DecisionRefusal::NoSave)
         }
     }
 
     /// Forgets all that the guest wrote.
     ///
     /// # Errors
-    /// [`Undecided`].
-    pub(crate) fn reset(&self) -> Result<Answer, Undecided> {
-        let (overlay, saver) = self.burning().ok_or(Undecided::ReadOnly)?;
+    /// [`DecisionRefusal`].
+    pub(crate) fn reset(&self) -> Result<Answer, DecisionRefusal> {
+        let (overlay, saver) = self.burning().ok_or(DecisionRefusal::ReadOnly)?;
         let backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(queue) = backend.started_ring() {
-            return Err(Undecided::Started(queue));
+            return Err(DecisionRefusal::Started(queue));
         }
         if saver.is_running() {
-            return Err(Undecided::Saving);
+            return Err(DecisionRefusal::Saving);
         }
         if let Some(key) = self.key() {
-            key.renew().map_err(Undecided::Key)?;
+            key.renew().map_err(DecisionRefusal::Key)?;
         }
         // No ring is started, so no request is executed, and none begins while the backend is locked.
         overlay.reset();
@@ -94,16 +94,16 @@ impl Service {
     /// Makes the disk larger. Whoever is connected is yet to be told.
     ///
     /// # Errors
-    /// [`Undecided`].
-    pub(crate) fn resize(&self, bytes: u64) -> Result<Answer, Undecided> {
-        let (overlay, saver) = self.burning().ok_or(Undecided::ReadOnly)?;
+    /// [`DecisionRefusal`].
+    pub(crate) fn resize(&self, bytes: u64) -> Result<Answer, DecisionRefusal> {
+        let (overlay, saver) = self.burning().ok_or(DecisionRefusal::ReadOnly)?;
         let capacity = SectorCount::from_bytes(bytes)
             .and_then(|_| Capacity::of_image(bytes))
-            .ok_or(Undecided::Sectors(bytes))?;
+            .ok_or(DecisionRefusal::Sectors(bytes))?;
         if saver.is_running() {
-            return Err(Undecided::Saving);
+            return Err(DecisionRefusal::Saving);
         }
-        overlay.grow(capacity).map_err(Undecided::Grow)?;
+        overlay.grow(capacity).map_err(DecisionRefusal::Grow)?;
         let mut backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
         backend.set_capacity(capacity);
         self.events.emit(Event::Resized { disk_bytes: bytes });

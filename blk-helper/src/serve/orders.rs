@@ -5,7 +5,7 @@
 use super::{End, Server};
 use crate::clients::ClientId;
 use crate::control::Refusal;
-use crate::decide::Undecided;
+use crate::decide::DecisionRefusal;
 use crate::door::is_unix;
 use crate::gate;
 use log::warn;
@@ -74,7 +74,7 @@ impl Server {
                 self.saves_for = Some(who);
                 Ok(answer)
             }
-            Command::CancelSave if self.saves_for != Some(who) => Err(Undecided::NoSave.into()),
+            Command::CancelSave if self.saves_for != Some(who) => Err(DecisionRefusal::NoSave.into()),
             Command::CancelSave => Ok(self.service.cancel_save()?),
             Command::Reset => Ok(self.service.reset()?),
             Command::Resize(request) => {
