@@ -9,36 +9,22 @@ use crate::confine::{StartError, confine};
 use crate::door::DoorSource;
 use crate::environment::Environment;
 use crate::resources::Sources;
-use policy::forbidden::check::{self, start_again, watch};
+use policy::forbidden::check::{self, Finding, Round, SHOW};
 use policy::forbidden::{self, stand_in};
 use protocol::launch::ExitCode;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
-
-/// The attempt that attempts nothing: it shows the report.
-const SHOW: &str = "show-report";
 
 /// Runs the whole check; the process's exit code.
 ///
 /// # Errors
 /// When the report cannot be written, or this program cannot be started again.
 pub(crate) fn run() -> io::Result<ExitCode> {
-    let mut out = io::stdout().lock();
-    let shown = start_again(SHOW)?;
-    out.write_all(&shown.stdout)?;
-    if !shown.status.success() {
-        io::stderr().write_all(&shown.stderr)?;
-        return Ok(ExitCode::NotConfined);
-    }
-    writeln!(out, "\nforbidden acts, each in a process of its own:")?;
-    let tally = watch(&mut out, forbidden::all(), start_again)?;
-    if tally.alarms == 0 {
-        writeln!(out, "\nnone of {} forbidden acts was possible", tally.impossible)?;
-        Ok(ExitCode::Burnt)
-    } else {
-        writeln!(out, "\n{} forbidden acts were possible", tally.alarms)?;
-        Ok(ExitCode::ForbiddenActPossible)
-    }
+    Ok(match check::run([Round::only(forbidden::all())])? {
+        Finding::NotConfined => ExitCode::NotConfined,
+        Finding::Possible => ExitCode::ForbiddenActPossible,
+        Finding::Impossible => ExitCode::Burnt,
+    })
 }
 
 /// What an attempt could not do.

@@ -28,22 +28,83 @@ enum Verdict {
 
 /// What a watcher found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+struct Tally {
     /// Acts that were impossible.
-    pub impossible: usize,
+    impossible: usize,
     /// Acts that were possible, or may have been.
-    pub alarms: usize,
+    alarms: usize,
+}
+
+/// The attempt that attempts nothing: it shows what confines the process.
+pub const SHOW: &str = "show-report";
+
+/// Acts that are attempted in one way.
+#[derive(Debug)]
+pub struct Round {
+    /// For a person, behind "forbidden acts": under which filter, where there are several.
+    pub under: String,
+    /// What stands before an act's name in `--attempt`.
+    pub prefix: String,
+    /// The acts.
+    pub acts: Vec<Act>,
+}
+
+impl Round {
+    /// The only one of a process whose threads have one filter.
+    #[must_use]
+    pub fn only(acts: &[Act]) -> Self {
+        Self {
+            under: String::new(),
+            prefix: String::new(),
+            acts: acts.to_vec(),
+        }
+    }
+}
+
+/// What a whole check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// A process could not be confined.
+    NotConfined,
+    /// A forbidden act was possible, or may have been.
+    Possible,
+    /// None was.
+    Impossible,
+}
+
+/// Runs a whole check, and prints it: what confines a process of this program, then what became of each act.
+///
+/// # Errors
+/// When it cannot be printed, or this program cannot be started again.
+pub fn run(rounds: impl IntoIterator<Item = Round>) -> io::Result<Finding> {
+    let mut out = io::stdout().lock();
+    let shown = start_again(SHOW)?;
+    out.write_all(&shown.stdout)?;
+    if !shown.status.success() {
+        io::stderr().write_all(&shown.stderr)?;
+        return Ok(Finding::NotConfined);
+    }
+    let mut sum = Tally::default();
+    for Round { under, prefix, acts } in rounds {
+        writeln!(out, "\nforbidden acts{under}, each in a process of its own:")?;
+        let tally = watch(&mut out, &acts, |act| start_again(&format!("{prefix}{act}")))?;
+        sum.impossible = sum.impossible.saturating_add(tally.impossible);
+        sum.alarms = sum.alarms.saturating_add(tally.alarms);
+    }
+    if sum.alarms == 0 {
+        writeln!(out, "\nnone of {} forbidden acts was possible", sum.impossible)?;
+        Ok(Finding::Impossible)
+    } else {
+        writeln!(out, "\n{} forbidden acts were possible", sum.alarms)?;
+        Ok(Finding::Possible)
+    }
 }
 
 /// Watches processes that `start` starts, one for [`CONTROL`] and one for each of `acts`, and writes a line for each.
 ///
 /// # Errors
 /// When the lines cannot be written, or a process cannot be started.
-pub fn watch(
-    out: &mut impl Write,
-    acts: &[Act],
-    mut start: impl FnMut(&str) -> io::Result<Output>,
-) -> io::Result<Tally> {
+fn watch(out: &mut impl Write, acts: &[Act], mut start: impl FnMut(&str) -> io::Result<Output>) -> io::Result<Tally> {
     let mut tally = Tally::default();
     // What must be possible, so that a process which dies of something else does not pass for a refusal.
     let control = start(CONTROL.name)?;
@@ -96,7 +157,7 @@ fn ending(output: &Output) -> String {
 ///
 /// # Errors
 /// When it cannot be started.
-pub fn start_again(attempt: &str) -> io::Result<Output> {
+fn start_again(attempt: &str) -> io::Result<Output> {
     let options = std::env::args_os()
         .skip(1)
         .filter(|option| option != "--check-confinement");
@@ -107,7 +168,7 @@ pub fn start_again(attempt: &str) -> io::Result<Output> {
         .output()
 }
 
-/// Attempts an act in this process, and says what came of it in the words that [`watch`] understands.
+/// Attempts an act in this process, and says what came of it in the words that [`run`] understands.
 #[must_use]
 pub fn attempt(act: &Act, targets: &Targets) -> String {
     match act.attempt(targets) {

@@ -7,7 +7,7 @@ use super::args::Config;
 use super::life::{Files, StartError, confine};
 use crate::contract::import::{Format, ImageSpec, ImportExit, ImportSpec};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use policy::forbidden::check::{self, start_again, watch};
+use policy::forbidden::check::{self, Finding, Round, SHOW};
 use policy::forbidden::{self, CONTROL, Targets, stand_in};
 use policy::seccomp::import::import_filter;
 use policy::{Confined, signals};
@@ -15,30 +15,16 @@ use std::convert::Infallible;
 use std::io::{self, Write};
 use std::os::fd::IntoRawFd;
 
-/// The attempt that attempts nothing: it shows the report.
-const SHOW: &str = "show-report";
-
 /// Runs the whole check.
 ///
 /// # Errors
 /// When the report cannot be written, or this program cannot be started again.
 pub(super) fn run() -> io::Result<ImportExit> {
-    let mut out = io::stdout().lock();
-    let shown = start_again(SHOW)?;
-    out.write_all(&shown.stdout)?;
-    if !shown.status.success() {
-        io::stderr().write_all(&shown.stderr)?;
-        return Ok(ImportExit::NotConfined);
-    }
-    writeln!(out, "\nforbidden acts, each in a process of its own:")?;
-    let tally = watch(&mut out, forbidden::all(), start_again)?;
-    if tally.alarms == 0 {
-        writeln!(out, "\nnone of {} forbidden acts was possible", tally.impossible)?;
-        Ok(ImportExit::Done)
-    } else {
-        writeln!(out, "\n{} forbidden acts were possible", tally.alarms)?;
-        Ok(ImportExit::ForbiddenActPossible)
-    }
+    Ok(match check::run([Round::only(forbidden::all())])? {
+        Finding::NotConfined => ImportExit::NotConfined,
+        Finding::Possible => ImportExit::ForbiddenActPossible,
+        Finding::Impossible => ImportExit::Done,
+    })
 }
 
 /// What an attempt could not do.

@@ -11,7 +11,7 @@ use super::confine::{ConfineError, Crewed, Terms, confine, seal};
 use super::thread::{Parked, ThreadError};
 use crate::contract::MachineExit;
 use bench::Bench;
-use policy::forbidden::check::{self, start_again, watch};
+use policy::forbidden::check::{self, Finding, Round, SHOW};
 use policy::forbidden::{Act, CONTROL, machine};
 use policy::seccomp::vmm::{Role, VmmDescriptors, to_markdown};
 use policy::{Confined, Descriptor, Descriptors};
@@ -21,9 +21,6 @@ use std::thread;
 
 /// The exit code of a check that found nothing, and of an attempt that could say what came of it.
 pub(crate) const FINE: u8 = 0;
-
-/// The attempt that attempts nothing: it shows the report.
-const SHOW: &str = "show-report";
 
 /// Where an act is attempted under the filter that all threads share.
 const PROCESS: &str = "process";
@@ -36,32 +33,21 @@ const DESCRIPTORS: u64 = 256;
 /// # Errors
 /// When the report cannot be written, or this program cannot be started again.
 pub(crate) fn run() -> io::Result<u8> {
-    let mut out = io::stdout().lock();
-    let shown = start_again(SHOW)?;
-    out.write_all(&shown.stdout)?;
-    if !shown.status.success() {
-        io::stderr().write_all(&shown.stderr)?;
-        return Ok(MachineExit::NotConfined.number());
-    }
-    let (mut impossible, mut alarms) = (0_usize, 0_usize);
-    for place in [PROCESS].into_iter().chain(Role::NAMES) {
+    let rounds = [PROCESS].into_iter().chain(Role::NAMES).map(|place| {
         let whose = thread_of(place).map_or("the filter of all threads".to_owned(), |name| {
             format!("the own filter of a thread of the kind {name}")
         });
-        writeln!(out, "\nforbidden acts under {whose}, each in a process of its own:")?;
-        let tally = watch(&mut out, &machine::acts(thread_of(place)), |act| {
-            start_again(&format!("{place}:{act}"))
-        })?;
-        impossible = impossible.saturating_add(tally.impossible);
-        alarms = alarms.saturating_add(tally.alarms);
-    }
-    if alarms == 0 {
-        writeln!(out, "\nnone of {impossible} forbidden acts was possible")?;
-        Ok(FINE)
-    } else {
-        writeln!(out, "\n{alarms} forbidden acts were possible")?;
-        Ok(MachineExit::ForbiddenActPossible.number())
-    }
+        Round {
+            under: format!(" under {whose}"),
+            prefix: format!("{place}:"),
+            acts: machine::acts(thread_of(place)),
+        }
+    });
+    Ok(match check::run(rounds)? {
+        Finding::NotConfined => MachineExit::NotConfined.number(),
+        Finding::Possible => MachineExit::ForbiddenActPossible.number(),
+        Finding::Impossible => FINE,
+    })
 }
 
 /// The kind of thread that attempts acts at a place, if it is one's own filter that they are to meet.
