@@ -2,6 +2,7 @@
 //!
 //! It takes every child of this process that ends: whoever uses it must have waited for its own, and be alone.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,14 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 /// Not on Linux.
 pub fn adopt() {
     prctl::set_child_subreaper(true).expect("every process may adopt its grandchildren");
+}
+
+/// The right to the children of this process, until the test ends: it adopts, and is alone with them.
+pub fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    adopt();
+    turn
 }
 
 /// Waits until this process has no child left; how they ended.

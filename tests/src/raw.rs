@@ -24,6 +24,9 @@ pub use crate::spec::{
 /// Where the frontend claims to have mapped the memory.
 pub const FRONTEND_BASE: u64 = 0x6000_0000_0000;
 
+/// Where a request's status byte is.
+pub const STATUS: u64 = SMALL + 0x100;
+
 /// A frontend with its guest, connected and serving.
 #[derive(Debug)]
 pub struct RawDisk {
@@ -151,6 +154,21 @@ impl RawDisk {
         used[0]
     }
 
+    /// Puts a flush into every ring as chain 0. What it answers nobody looks at.
+    pub fn set_up_flush(&self) {
+        self.memory.write(SMALL, &request_header(FLUSH, 0));
+        let chain = linked(&[Desc::readable(SMALL, 16), Desc::writable(STATUS, 1)]);
+        for ring in &self.rings {
+            ring.put(&self.memory, 0, &chain);
+        }
+    }
+
+    /// Makes chain 0 of ring 0 available so often, and kicks once.
+    pub fn publish_and_kick(&mut self, count: usize) {
+        self.rings[0].publish(&self.memory, &vec![0; count]);
+        self.rings[0].kick();
+    }
+
     /// An honest request: `body` for the device to read, room for `room` bytes from it. The status byte, the used
     /// length, and what it wrote.
     ///
@@ -158,10 +176,9 @@ impl RawDisk {
     ///
     /// If it is not answered.
     pub fn request(&mut self, kind: u32, sector: u64, body: &[u8], room: u32) -> (u8, u32, Vec<u8>) {
-        let status = SMALL + 0x100;
         let room_at = DATA + (8 << 20);
         self.memory.write(SMALL, &request_header(kind, sector));
-        self.memory.write(status, &[UNTOUCHED]);
+        self.memory.write(STATUS, &[UNTOUCHED]);
         self.memory.write(DATA, body);
         let mut descs = vec![Desc::readable(SMALL, 16)];
         if !body.is_empty() {
@@ -173,10 +190,10 @@ impl RawDisk {
         if room > 0 {
             descs.push(Desc::writable(room_at, room));
         }
-        descs.push(Desc::writable(status, 1));
+        descs.push(Desc::writable(STATUS, 1));
         let used = self.run(&linked(&descs));
         let written = self.memory.read(room_at, usize::try_from(room).expect("room is a u32"));
-        (self.memory.byte(status), used.len, written)
+        (self.memory.byte(STATUS), used.len, written)
     }
 
     /// Checks that the next good request works.

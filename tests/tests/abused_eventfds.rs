@@ -13,10 +13,9 @@ use tests::abuse::survives;
 use tests::helper::Helper;
 use tests::memory::GuestMemory;
 use tests::place::Place;
-use tests::raw::{Desc, FLUSH, RawDisk, SMALL, linked, request_header};
+use tests::raw::RawDisk;
 use tests::wire::{code, longs, words};
 
-const STATUS: u64 = SMALL + 0x100;
 const SHORT: Duration = Duration::from_millis(300);
 
 /// Descriptors that are no eventfds, each with what keeps it as it is.
@@ -62,13 +61,8 @@ fn strangers() -> Vec<(&'static str, OwnedFd, Option<OwnedFd>)> {
 fn pass_stranger(helper: &Helper, which: u32, stranger: &OwnedFd) -> (RawDisk, io::Result<u64>) {
     let mut disk = RawDisk::start(helper.socket(), 2, 64);
     let told = disk.wire.tell(which, &longs(&[0]), &[stranger.as_fd()]);
+    disk.set_up_flush();
     let RawDisk { memory, rings, .. } = &mut disk;
-    memory.write(SMALL, &request_header(FLUSH, 0));
-    rings[0].put(
-        memory,
-        0,
-        &linked(&[Desc::readable(SMALL, 16), Desc::writable(STATUS, 1)]),
-    );
     for _ in 0..100 {
         rings[0].publish(memory, &[0]);
         rings[0].kick();
@@ -140,24 +134,15 @@ fn eventfd(flags: EfdFlags) -> EventFd {
     EventFd::from_flags(EfdFlags::EFD_CLOEXEC | flags).expect("the kernel has eventfds to give")
 }
 
-fn set_up_flush(disk: &RawDisk) {
-    disk.memory.write(SMALL, &request_header(FLUSH, 0));
-    disk.rings[0].put(
-        &disk.memory,
-        0,
-        &linked(&[Desc::readable(SMALL, 16), Desc::writable(STATUS, 1)]),
-    );
-}
-
 #[test]
 fn a_swapped_kick_is_served_and_the_old_one_is_not() {
     for flags in [EfdFlags::empty(), EfdFlags::EFD_NONBLOCK] {
         let place = Place::with_noise(1 << 20, 1);
         let helper = place.helper().start();
         let mut disk = RawDisk::start(helper.socket(), 2, 64);
-        set_up_flush(&disk);
+        disk.set_up_flush();
         disk.assert_serves();
-        set_up_flush(&disk);
+        disk.set_up_flush();
         let fresh = eventfd(flags);
 
         let told = disk.wire.tell(code::SET_VRING_KICK, &longs(&[0]), &[fresh.as_fd()]);
@@ -180,7 +165,7 @@ fn a_swapped_kick_is_served_and_the_old_one_is_not() {
 fn a_thousand_swaps_under_load_leave_a_working_helper() {
     survives(|helper| {
         let mut disk = RawDisk::start(helper.socket(), 2, 64);
-        set_up_flush(&disk);
+        disk.set_up_flush();
         let mut all = Vec::new();
         for round in 0..1000 {
             let flags = if round % 2 == 0 {
@@ -238,7 +223,7 @@ fn a_call_eventfd_that_fills_up_in_the_wrong_moment_never_prevents_the_end() {
             disk.wire.tell(code::SET_VRING_CALL, &longs(&[0]), &[call.as_fd()]).ok(),
             Some(0)
         );
-        set_up_flush(&disk);
+        disk.set_up_flush();
         let RawDisk { memory, rings, .. } = &mut disk;
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_secs(3) {
@@ -265,7 +250,7 @@ fn one_eventfd_for_everything_is_the_guests_own_affair() {
                 let _ = disk.wire.tell(which, &longs(&[ring]), &[same.as_fd()]);
             }
         }
-        set_up_flush(&disk);
+        disk.set_up_flush();
         let RawDisk {
             memory,
             mut rings,

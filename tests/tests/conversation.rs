@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use tests::place::Place;
 use tests::raw::{
-    Desc, FLUSH, IN, OK, OUT, PROTOCOL, PROTOCOL_FEATURES, RawDisk, SMALL, linked, negotiate, patient, request_header,
+    Desc, IN, OK, OUT, PROTOCOL, PROTOCOL_FEATURES, RawDisk, SMALL, STATUS, linked, negotiate, patient, request_header,
     signalled, tell_memory,
 };
 use tests::wire::{REPLY, VERSION, code, longs, words};
 
-const STATUS: u64 = SMALL + 0x100;
 const SHORT: Duration = Duration::from_millis(200);
 
 /// SEG_MAX, BLK_SIZE, FLUSH, TOPOLOGY, MQ, DISCARD, WRITE_ZEROES; INDIRECT_DESC, EVENT_IDX, VERSION_1; the vhost-user bit.
@@ -117,21 +116,6 @@ fn the_configuration_space_says_what_the_disk_is() {
     helper.terminate();
 }
 
-fn set_up_flush(disk: &RawDisk) {
-    disk.memory.write(SMALL, &request_header(FLUSH, 0));
-    disk.rings[0].put(
-        &disk.memory,
-        0,
-        &linked(&[Desc::readable(SMALL, 16), Desc::writable(STATUS, 1)]),
-    );
-}
-
-fn publish_and_kick(disk: &mut RawDisk, count: usize) {
-    let RawDisk { memory, rings, .. } = disk;
-    rings[0].publish(memory, &vec![0; count]);
-    rings[0].kick();
-}
-
 fn base_of(disk: &RawDisk, ring: u32) -> u32 {
     let answer = disk
         .wire
@@ -145,7 +129,7 @@ fn a_disabled_ring_is_not_served_and_an_enabled_one_goes_on() {
     let place = Place::with_noise(1 << 20, 1);
     let helper = place.helper().start();
     let mut disk = RawDisk::start(helper.socket(), 1, 64);
-    set_up_flush(&disk);
+    disk.set_up_flush();
 
     for _ in 0..3 {
         assert_eq!(
@@ -156,7 +140,7 @@ fn a_disabled_ring_is_not_served_and_an_enabled_one_goes_on() {
             disk.wire.tell(code::SET_VRING_ENABLE, &words(&[0, 0]), &[]).ok(),
             Some(0)
         );
-        publish_and_kick(&mut disk, 5);
+        disk.publish_and_kick(5);
         std::thread::sleep(SHORT);
         let RawDisk { memory, rings, .. } = &mut disk;
         assert_eq!(rings[0].take_used(memory), [], "a disabled ring");
@@ -181,13 +165,13 @@ fn the_base_of_a_stopped_ring_is_where_it_was() {
     let place = Place::with_noise(1 << 20, 1);
     let helper = place.helper().start();
     let mut disk = RawDisk::start(helper.socket(), 1, 64);
-    set_up_flush(&disk);
-    publish_and_kick(&mut disk, 37);
+    disk.set_up_flush();
+    disk.publish_and_kick(37);
     let RawDisk { memory, rings, .. } = &mut disk;
     rings[0].wait_used(memory, 37);
 
     let base = base_of(&disk, 0);
-    publish_and_kick(&mut disk, 2);
+    disk.publish_and_kick(2);
     std::thread::sleep(SHORT);
 
     assert_eq!(base, 37);
@@ -214,7 +198,7 @@ fn a_ring_is_drained_before_its_base_is_told() {
     for _ in 0..50 {
         disk.memory.write(SMALL, &request_header(IN, 0));
         disk.rings[0].put(&disk.memory, 0, &chain);
-        publish_and_kick(&mut disk, 20);
+        disk.publish_and_kick(20);
         let base = base_of(&disk, 0);
         let used = disk.memory.load_index(disk.rings[0].used_ring() + 2);
         assert_eq!(base, u32::from(used));
@@ -231,8 +215,8 @@ fn a_guest_that_reconnects_goes_on_where_it_was() {
     let place = Place::with_noise(1 << 20, 1);
     let helper = place.helper().start();
     let mut disk = RawDisk::start(helper.socket(), 2, 64);
-    set_up_flush(&disk);
-    publish_and_kick(&mut disk, 10);
+    disk.set_up_flush();
+    disk.publish_and_kick(10);
     let RawDisk { memory, rings, .. } = &mut disk;
     rings[0].wait_used(memory, 10);
 
@@ -240,8 +224,8 @@ fn a_guest_that_reconnects_goes_on_where_it_was() {
     disk.start_ring(0, 10);
     disk.start_ring(1, 0);
 
-    set_up_flush(&disk);
-    publish_and_kick(&mut disk, 3);
+    disk.set_up_flush();
+    disk.publish_and_kick(3);
     let RawDisk { memory, rings, .. } = &mut disk;
     assert_eq!(rings[0].wait_used(memory, 3).len(), 3);
     disk.assert_serves();
@@ -254,8 +238,8 @@ fn requests_between_used_and_base_are_answered_after_a_reconnect() {
     let place = Place::with_noise(1 << 20, 1);
     let helper = place.helper().start();
     let mut disk = RawDisk::start(helper.socket(), 1, 64);
-    set_up_flush(&disk);
-    publish_and_kick(&mut disk, 10);
+    disk.set_up_flush();
+    disk.publish_and_kick(10);
     let RawDisk { memory, rings, .. } = &mut disk;
     rings[0].wait_used(memory, 10);
 
@@ -313,7 +297,7 @@ fn reset_device_leaves_a_device_that_can_be_started_again() {
     disk.request(OUT, 0, &[7; 512], 0);
 
     assert_eq!(disk.wire.tell(code::RESET_DEVICE, &[], &[]).ok(), Some(0));
-    publish_and_kick(&mut disk, 1);
+    disk.publish_and_kick(1);
     std::thread::sleep(SHORT);
     let RawDisk { memory, rings, .. } = &mut disk;
     assert_eq!(rings[0].take_used(memory), [], "a reset device");
@@ -338,18 +322,18 @@ fn the_driver_is_called_only_as_it_asked() {
     let place = Place::with_noise(1 << 20, 1);
     let helper = place.helper().start();
     let mut disk = RawDisk::start(helper.socket(), 1, 64);
-    set_up_flush(&disk);
+    disk.set_up_flush();
     let used_event = disk.rings[0].avail_ring() + 4 + 2 * 64;
 
     // Call me when request 4 is done, not before.
     disk.memory.store_index(used_event, 4);
     for _ in 0..4 {
-        publish_and_kick(&mut disk, 1);
+        disk.publish_and_kick(1);
         let RawDisk { memory, rings, .. } = &mut disk;
         rings[0].wait_used(memory, 1);
     }
     let early = signalled(&disk.rings[0].call, SHORT);
-    publish_and_kick(&mut disk, 1);
+    disk.publish_and_kick(1);
     let in_time = signalled(&disk.rings[0].call, Duration::from_secs(5));
 
     assert!(!early, "called before the driver's event index");

@@ -8,12 +8,9 @@ use tests::abuse::assert_serves;
 use tests::helper::Helper;
 use tests::memory::{GUEST_BASE, GuestMemory};
 use tests::place::Place;
-use tests::raw::{
-    Desc, FLUSH, FRONTEND_BASE, MEMORY, RawDisk, RawRing, SMALL, linked, region, request_header, signalled, tell_memory,
-};
+use tests::raw::{FRONTEND_BASE, MEMORY, RawDisk, RawRing, region, signalled, tell_memory};
 use tests::wire::{code, longs, words};
 
-const STATUS: u64 = SMALL + 0x100;
 const SOON: Duration = Duration::from_secs(5);
 /// The available ring of ring 0.
 const AVAIL: u64 = 512 << 10;
@@ -29,22 +26,8 @@ struct Stretch<'m> {
     file_offset: u64,
 }
 
-fn set_up_flush(disk: &RawDisk) {
-    disk.memory.write(SMALL, &request_header(FLUSH, 0));
-    let chain = linked(&[Desc::readable(SMALL, 16), Desc::writable(STATUS, 1)]);
-    for ring in &disk.rings {
-        ring.put(&disk.memory, 0, &chain);
-    }
-}
-
-fn publish_and_kick(disk: &mut RawDisk, count: usize) {
-    let RawDisk { memory, rings, .. } = disk;
-    rings[0].publish(memory, &vec![0; count]);
-    rings[0].kick();
-}
-
 fn flush(disk: &mut RawDisk, count: usize) {
-    publish_and_kick(disk, count);
+    disk.publish_and_kick(count);
     let RawDisk { memory, rings, .. } = disk;
     assert_eq!(rings[0].wait_used(memory, count).len(), count);
 }
@@ -140,10 +123,10 @@ fn an_entry_that_lies_in_two_regions_breaks_its_ring() {
     let other = GuestMemory::sealed(64 << 10);
     // Flags and index are four bytes; the first entry is at 4 and 5.
     tell_cut_memory(&disk, AVAIL + 5, AVAIL + 5, &other);
-    set_up_flush(&disk);
+    disk.set_up_flush();
     disk.start_ring(0, 0);
 
-    publish_and_kick(&mut disk, 1);
+    disk.publish_and_kick(1);
 
     assert_given_up(helper, &place, disk);
 }
@@ -155,11 +138,11 @@ fn an_entry_that_comes_to_lie_in_two_regions_breaks_its_running_ring() {
     let helper = place.helper().value("--threads", "1").start();
     let mut disk = RawDisk::start(helper.socket(), 1, 64);
     let other = GuestMemory::sealed(64 << 10);
-    set_up_flush(&disk);
+    disk.set_up_flush();
     flush(&mut disk, 1);
 
     tell_cut_memory(&disk, AVAIL + 7, AVAIL + 7, &other);
-    publish_and_kick(&mut disk, 1);
+    disk.publish_and_kick(1);
 
     assert_given_up(helper, &place, disk);
 }
@@ -171,11 +154,11 @@ fn a_ring_without_its_entries_waits_for_them() {
     let helper = place.helper().value("--threads", "1").start();
     let mut disk = RawDisk::start(helper.socket(), 1, 64);
     let other = GuestMemory::sealed(64 << 10);
-    set_up_flush(&disk);
+    disk.set_up_flush();
     flush(&mut disk, 1);
 
     tell_cut_memory(&disk, AVAIL + 4, AVAIL + 64, &other);
-    publish_and_kick(&mut disk, 2);
+    disk.publish_and_kick(2);
     assert_idle(&helper);
     tell_memory(&disk.wire, &disk.memory);
 
@@ -192,11 +175,11 @@ fn a_ring_in_two_regions_takes_nothing_from_the_others() {
     let mut disk = RawDisk::prepare(helper.socket(), 2, 64);
     let other = GuestMemory::sealed(64 << 10);
     tell_cut_memory(&disk, AVAIL + 5, AVAIL + 5, &other);
-    set_up_flush(&disk);
+    disk.set_up_flush();
     disk.start_ring(0, 0);
     disk.start_ring(1, 0);
 
-    publish_and_kick(&mut disk, 1);
+    disk.publish_and_kick(1);
     assert!(signalled(&disk.rings[0].err, SOON));
     let RawDisk { memory, rings, .. } = &mut disk;
     rings[1].publish(memory, &[0; 3]);
@@ -220,7 +203,7 @@ fn a_driver_with_event_indices_is_called_after_one_without() {
         .number();
     set_features(&disk, offered & !EVENT_IDX);
     disk.start_ring(0, 0);
-    set_up_flush(&disk);
+    disk.set_up_flush();
     let mut left = 65_530;
     while left > 0 {
         let batch = left.min(1024);
@@ -233,7 +216,7 @@ fn a_driver_with_event_indices_is_called_after_one_without() {
     // A guest that starts anew clears its rings; its event index is then 0: "call me at the first answer".
     disk.memory.write(0, &vec![0; 1 << 20]);
     disk.rings = vec![RawRing::new(0, 1024)];
-    set_up_flush(&disk);
+    disk.set_up_flush();
     disk.start_ring(0, 0);
     // Whatever the beginning itself announced.
     let _ = signalled(&disk.rings[0].call, Duration::from_millis(200)) && disk.rings[0].call.read().is_ok();
@@ -272,11 +255,11 @@ fn what_was_requested_while_its_memory_was_away_is_answered_afterwards() {
     let place = Place::with_noise(1 << 20, 1);
     let helper = place.helper().start();
     let mut disk = RawDisk::start(helper.socket(), 1, 64);
-    set_up_flush(&disk);
+    disk.set_up_flush();
     flush(&mut disk, 3);
 
     tell_region(&disk, code::REM_MEM_REG, &[]);
-    publish_and_kick(&mut disk, 5);
+    disk.publish_and_kick(5);
     std::thread::sleep(Duration::from_millis(50));
     let RawDisk { memory, rings, .. } = &mut disk;
     assert_eq!(rings[0].take_used(memory), [], "without memory");
@@ -319,7 +302,7 @@ fn the_base_of_a_broken_ring_is_where_it_broke() {
     let place = Place::with_noise(1 << 20, 1);
     let helper = place.helper().start();
     let mut disk = RawDisk::start(helper.socket(), 1, 64);
-    set_up_flush(&disk);
+    disk.set_up_flush();
     flush(&mut disk, 37);
 
     let RawDisk { memory, rings, .. } = &mut disk;
@@ -337,7 +320,7 @@ fn a_ring_that_broke_goes_on_when_it_is_mended() {
     let place = Place::with_noise(1 << 20, 1);
     let helper = place.helper().start();
     let mut disk = RawDisk::start(helper.socket(), 1, 64);
-    set_up_flush(&disk);
+    disk.set_up_flush();
     flush(&mut disk, 7);
     let RawDisk { memory, rings, .. } = &mut disk;
     rings[0].publish_index(memory, 0x4000);
@@ -361,7 +344,7 @@ fn a_call_that_nobody_could_be_given_is_given_when_somebody_is_there() {
     let place = Place::with_noise(1 << 20, 1);
     let helper = place.helper().start();
     let mut disk = RawDisk::start(helper.socket(), 1, 1024);
-    set_up_flush(&disk);
+    disk.set_up_flush();
     let nobody = longs(&[1 << 8]);
     assert_eq!(disk.wire.tell(code::SET_VRING_CALL, &nobody, &[]).ok(), Some(0));
     for _ in 0..TURNS {

@@ -10,18 +10,9 @@ mod kills;
 mod measure;
 
 use std::io::Write;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tests::orphans;
-
-/// Alone with the children of this process.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    orphans::adopt();
-    turn
-}
+use tests::orphans::turn;
 
 /// How often something is done.
 fn times(short: u64, long: u64) -> u64 {

@@ -6,18 +6,9 @@
 mod ends;
 mod kills;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tests::orphans;
+use tests::orphans::turn;
 
 /// How long something may take that takes some hundredths of a second: the rest is a loaded machine.
 const SOON: Duration = Duration::from_secs(20);
-
-/// Alone with the children of this process.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    orphans::adopt();
-    turn
-}
