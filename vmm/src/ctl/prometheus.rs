@@ -2,7 +2,7 @@
 //!
 //! Every line has the label `socket`, so that the numbers of many disks can stand in one place.
 
-use protocol::control::{Latency, Stats, Status};
+use protocol::control::{Latency, Limits, OverlayStatus, Stats, Status};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -85,40 +85,47 @@ fn state(text: &mut Text, status: &Status) {
         "Whether a frontend is connected.",
         connected,
     );
-    if let Some(overlay) = &status.overlay {
-        for (name, help, value) in [
-            (
-                "overlay_dirty_clusters",
-                "Clusters that the guest changed.",
-                overlay.dirty_clusters,
-            ),
-            (
-                "overlay_zero_clusters",
-                "Clusters that the guest zeroed.",
-                overlay.zero_clusters,
-            ),
-            (
-                "overlay_used_bytes",
-                "Space that changed clusters take.",
-                overlay.used_bytes,
-            ),
-            (
-                "overlay_limit_bytes",
-                "What that cannot grow beyond.",
-                overlay.limit_bytes,
-            ),
-            (
-                "overlay_file_bytes",
-                "Space that the overlay's file takes.",
-                overlay.disk_usage_bytes,
-            ),
-            ("map_bytes", "Memory that the map of clusters takes.", overlay.map_bytes),
-            ("map_limit_bytes", "What that cannot exceed.", overlay.map_limit_bytes),
-        ] {
-            text.single(name, "gauge", help, value);
-        }
+    if let Some(status) = &status.overlay {
+        overlay(text, status);
     }
-    let limits = &status.limits;
+    limits(text, &status.limits);
+}
+
+fn overlay(text: &mut Text, overlay: &OverlayStatus) {
+    for (name, help, value) in [
+        (
+            "overlay_dirty_clusters",
+            "Clusters that the guest changed.",
+            overlay.dirty_clusters,
+        ),
+        (
+            "overlay_zero_clusters",
+            "Clusters that the guest zeroed.",
+            overlay.zero_clusters,
+        ),
+        (
+            "overlay_used_bytes",
+            "Space that changed clusters take.",
+            overlay.used_bytes,
+        ),
+        (
+            "overlay_limit_bytes",
+            "What that cannot grow beyond.",
+            overlay.limit_bytes,
+        ),
+        (
+            "overlay_file_bytes",
+            "Space that the overlay's file takes.",
+            overlay.disk_usage_bytes,
+        ),
+        ("map_bytes", "Memory that the map of clusters takes.", overlay.map_bytes),
+        ("map_limit_bytes", "What that cannot exceed.", overlay.map_limit_bytes),
+    ] {
+        text.single(name, "gauge", help, value);
+    }
+}
+
+fn limits(text: &mut Text, limits: &Limits) {
     for (name, help, value) in [
         (
             "limit_requests_per_second",
