@@ -85,19 +85,7 @@ pub(crate) fn confine(
     let resources = sources()
         .and_then(|sources| Resources::open(&prepared, config, config.workers(cpus), environment, sources))
         .map_err(StartError::Open)?;
-    let spec = EnterSpec {
-        user: User {
-            uid: config.user.uid,
-            gid: config.user.gid,
-        },
-        // Slots are handed out in order, so the file is never longer than what the disk can need. The limit counts for every
-        // file: neither a save's output nor a log that standard error was redirected to must be cut by it.
-        file_size_limit: resources
-            .overlay
-            .as_ref()
-            .map(|overlay| overlay.file_bytes().max(logging::room_for_log())),
-        no_new_processes: true,
-    };
+    let spec = enter_spec(config, &resources);
     let mut confined = prepared
         .enter(resources, &spec)
         .map_err(StartError::Enter)?
@@ -115,6 +103,23 @@ pub(crate) fn confine(
         confined.add_thread(evidence).map_err(StartError::Enter)?;
     }
     Ok(confined)
+}
+
+/// What is given up, and what is left, once everything is open.
+fn enter_spec(config: &Config, resources: &Resources) -> EnterSpec {
+    EnterSpec {
+        user: User {
+            uid: config.user.uid,
+            gid: config.user.gid,
+        },
+        // Slots are handed out in order, so the file is never longer than what the disk can need. The limit counts for every
+        // file: neither a save's output nor a log that standard error was redirected to must be cut by it.
+        file_size_limit: resources
+            .overlay
+            .as_ref()
+            .map(|overlay| overlay.file_bytes().max(logging::room_for_log())),
+        no_new_processes: true,
+    }
 }
 
 /// From now on a worker takes the signals that end the process. A frontend may send a descriptor on which this thread then

@@ -107,12 +107,7 @@ impl Service {
         let warmer = Member::start("blk-warmer".into(), bell, warming).map_err(ServiceError::Staff)?;
         let (saver, key) = saver(&disk, resources.saving, &resources.events)?;
 
-        let geometry = Geometry {
-            capacity: disk.capacity(),
-            seg_max: SEG_MAX,
-            num_queues: config.num_queues,
-            zeroing: (!disk.is_read_only()).then_some(ZERO_LIMITS),
-        };
+        let geometry = geometry(&disk, config);
         let backend = Backend::new(Arc::clone(&disk), geometry, rings, memory, config.require_seals);
         let shape = (config.num_queues, config.queue_size);
         Ok(Self {
@@ -313,6 +308,16 @@ fn saver(
     let saver =
         Saver::start(Arc::clone(disk), (scratch, output), bell, Arc::clone(events)).map_err(ServiceError::Staff)?;
     Ok((Some(saver), key))
+}
+
+/// What a driver is told about the disk.
+fn geometry(disk: &Disk, config: &Config) -> Geometry {
+    Geometry {
+        capacity: disk.capacity(),
+        seg_max: SEG_MAX,
+        num_queues: config.num_queues,
+        zeroing: (!disk.is_read_only()).then_some(ZERO_LIMITS),
+    }
 }
 
 /// One ring for each queue, each with the bell of the worker that drains it.
