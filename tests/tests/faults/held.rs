@@ -47,6 +47,33 @@ struct Guest {
 }
 
 impl Guest {
+    /// Asks queue 0 to write a sector.
+    fn write_first(&mut self) {
+        let sector = [0xa1; SECTOR];
+        self.client.memory().write(FIRST, &sector);
+        self.model.write(SECTOR, &sector);
+        let first = Request::Write {
+            offset: u64::try_from(SECTOR).expect("small"),
+            buffers: vec![Buffer { at: FIRST, len: SECTOR }],
+        };
+        self.client.submit(0, &first, 1);
+        self.client.kick(0);
+    }
+
+    /// Has queue 1 read another cluster, which does not wait.
+    fn read_elsewhere(&mut self) {
+        let elsewhere = Request::Read {
+            offset: u64::try_from(ELSEWHERE).expect("small"),
+            buffers: vec![Buffer {
+                at: THIRD,
+                len: CLUSTER,
+            }],
+        };
+        self.client.submit(1, &elsewhere, 3);
+        self.client.kick(1);
+        self.answered(1, 3);
+    }
+
     /// Asks queue 1 for what comes second.
     fn ask(&mut self, second: Second) {
         let whole = u64::try_from(CLUSTER).expect("small");
@@ -120,31 +147,13 @@ fn waits(call: Call, held: &str, second: Second) {
     };
     let descriptors = helper.descriptors(held);
     faults.set(&[Rule::hold(&[call]).on(&descriptors).when(When::Nth(1))]);
-    let sector = [0xa1; SECTOR];
-    guest.client.memory().write(FIRST, &sector);
-    guest.model.write(SECTOR, &sector);
-
-    let first = Request::Write {
-        offset: u64::try_from(SECTOR).expect("small"),
-        buffers: vec![Buffer { at: FIRST, len: SECTOR }],
-    };
-    guest.client.submit(0, &first, 1);
-    guest.client.kick(0);
+    guest.write_first();
     let begun = Instant::now();
     while faults.spoilt() != [1] {
         assert!(begun.elapsed() < PATIENCE, "nobody calls {call:?} on {held}");
         sleep(Duration::from_millis(1));
     }
-    let elsewhere = Request::Read {
-        offset: u64::try_from(ELSEWHERE).expect("small"),
-        buffers: vec![Buffer {
-            at: THIRD,
-            len: CLUSTER,
-        }],
-    };
-    guest.client.submit(1, &elsewhere, 3);
-    guest.client.kick(1);
-    guest.answered(1, 3);
+    guest.read_elsewhere();
     guest.ask(second);
     sleep(A_WHILE);
     assert!(

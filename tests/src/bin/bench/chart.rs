@@ -24,15 +24,26 @@ pub(crate) fn svg(report: &Report) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" \
          font-size=\"12\">\n<rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#fff\"/>\n"
     );
+    frame(&mut out, height);
+    let mut y = TOP;
+    for bar in bars {
+        row(&mut out, y, bar);
+        y += LINE;
+    }
+    out + "</svg>\n"
+}
+
+/// What it is, and the scale.
+fn frame(out: &mut String, height: f64) {
     text(
-        &mut out,
+        out,
         (16.0, 24.0),
         "start",
         "font-size=\"15\" font-weight=\"bold\"",
         "blk-helper beside the best qemu-storage-daemon",
     );
     text(
-        &mut out,
+        out,
         (16.0, 42.0),
         "start",
         "fill=\"#555\"",
@@ -40,49 +51,48 @@ pub(crate) fn svg(report: &Report) -> String {
     );
     for power in [-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0_f64] {
         let (x, colour) = (place(power.exp2()), if power == 0.0 { "#444" } else { "#ddd" });
-        line(&mut out, (x, TOP - 4.0), (x, height - 14.0), colour, 1.0);
+        line(out, (x, TOP - 4.0), (x, height - 14.0), colour, 1.0);
         text(
-            &mut out,
+            out,
             (x, TOP - 8.0),
             "middle",
             "fill=\"#777\" font-size=\"10\"",
             &format!("{} ×", power.exp2()),
         );
     }
-    let mut y = TOP;
-    for (outcome, ratio, goal) in bars {
-        let name = if outcome.mode.is_empty() {
-            outcome.title.clone()
-        } else {
-            format!("{}, {}", outcome.title, outcome.mode)
-        };
-        text(
-            &mut out,
-            (LEFT - 8.0, y + 14.0),
-            "end",
-            "fill=\"#222\" font-size=\"11\"",
-            &name,
-        );
-        let (one, end) = (place(1.0), place(ratio));
-        let colour = if ratio >= goal { MET } else { MISSED };
-        let (x, width) = (one.min(end), (end - one).abs().max(1.0));
-        let y_bar = y + 4.0;
-        let _ = writeln!(
-            out,
-            "<rect x=\"{x:.1}\" y=\"{y_bar:.1}\" width=\"{width:.1}\" height=\"13\" fill=\"{colour}\"/>"
-        );
-        line(&mut out, (place(goal), y + 1.0), (place(goal), y + 20.0), "#111", 2.0);
-        let label = one.max(end).max(place(goal)) + 6.0;
-        text(
-            &mut out,
-            (label, y + 14.0),
-            "start",
-            "fill=\"#222\"",
-            &format!("{} ×", short(ratio)),
-        );
-        y += LINE;
-    }
-    out + "</svg>\n"
+}
+
+/// A name, its bar, the goal's mark and the ratio.
+fn row(out: &mut String, y: f64, (outcome, ratio, goal): (&Outcome, f64, f64)) {
+    let name = if outcome.mode.is_empty() {
+        outcome.title.clone()
+    } else {
+        format!("{}, {}", outcome.title, outcome.mode)
+    };
+    text(
+        out,
+        (LEFT - 8.0, y + 14.0),
+        "end",
+        "fill=\"#222\" font-size=\"11\"",
+        &name,
+    );
+    let (one, end) = (place(1.0), place(ratio));
+    let colour = if ratio >= goal { MET } else { MISSED };
+    let (x, width) = (one.min(end), (end - one).abs().max(1.0));
+    let y_bar = y + 4.0;
+    let _ = writeln!(
+        out,
+        "<rect x=\"{x:.1}\" y=\"{y_bar:.1}\" width=\"{width:.1}\" height=\"13\" fill=\"{colour}\"/>"
+    );
+    line(out, (place(goal), y + 1.0), (place(goal), y + 20.0), "#111", 2.0);
+    let label = one.max(end).max(place(goal)) + 6.0;
+    text(
+        out,
+        (label, y + 14.0),
+        "start",
+        "fill=\"#222\"",
+        &format!("{} ×", short(ratio)),
+    );
 }
 
 /// What has a ratio, and one to reach.
