@@ -15,6 +15,7 @@ use nix::sys::socket::{
 use policy::Report;
 use policy::logging::chain;
 use protocol::control::{AtLimit, LimitsChange, Rate};
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -103,8 +104,8 @@ impl Operators {
             .wait(Next::Within(Duration::ZERO), now)
             .expect("its descriptors are open");
         match worked {
-            Ok(_) => Ok(()),
-            Err(end) => {
+            ControlFlow::Continue(_) => Ok(()),
+            ControlFlow::Break(end) => {
                 self.server.stopping = false;
                 assert!(matches!(end, End::Stopped | End::Fatal(_)), "{}", chain(&end));
                 Err(chain(&end).to_string())
