@@ -73,10 +73,15 @@ pub(crate) struct Config {
     #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "0", conflicts_with = "read_only")]
     pub(crate) keep_free: u64,
 
-    /// What happens to writes for which there is no space, at --overlay-limit, at --keep-free, or on a full disk: they fail, or
-    /// they wait, and with them all that comes behind them in their queue
-    #[arg(long, value_name = "WHAT", default_value = "error", conflicts_with = "read_only")]
-    pub(crate) at_limit: AtLimitName,
+    /// What happens to writes for which there is no space, at --overlay-limit, at --keep-free, or on a full disk. error: they
+    /// fail, the guest sees an I/O error. hold: they wait, and with them all that comes behind them in their queue
+    #[arg(
+        long,
+        value_name = "error|hold",
+        default_value = "error",
+        conflicts_with = "read_only"
+    )]
+    pub(crate) at_limit: AtLimit,
 
     /// Most requests a second, all queues together; after a pause BURST at once [default: no limit; a second's worth]
     #[arg(long, value_name = "N[:BURST]", value_parser = Rate::parse_requests, default_value = "0", hide_default_value = true)]
@@ -171,24 +176,6 @@ impl Config {
         let queues = usize::from(self.num_queues);
         let wanted = self.threads.map_or(cpus, usize::from);
         wanted.clamp(1, queues)
-    }
-}
-
-/// What happens where there is no space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum AtLimitName {
-    /// The guest sees an I/O error.
-    Error,
-    /// The guest waits.
-    Hold,
-}
-
-impl From<AtLimitName> for AtLimit {
-    fn from(name: AtLimitName) -> Self {
-        match name {
-            AtLimitName::Error => Self::Error,
-            AtLimitName::Hold => Self::Hold,
-        }
     }
 }
 

@@ -128,7 +128,7 @@ impl Resources {
                 medium,
                 config.serial.0,
                 Throttle::new(config.iops, config.bandwidth),
-                Shortage::new(config.at_limit.into(), Arc::clone(&events)),
+                Shortage::new(config.at_limit, Arc::clone(&events)),
             ),
             events,
             overlay,

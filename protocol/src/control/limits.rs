@@ -2,6 +2,7 @@
 
 use crate::size;
 use serde::{Deserialize, Serialize};
+use std::str::FromStr;
 
 /// So much a second, with bursts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +67,27 @@ pub enum AtLimit {
     Hold,
 }
 
+impl AtLimit {
+    /// What people call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Hold => "hold",
+        }
+    }
+}
+
+impl FromStr for AtLimit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let all = [Self::Error, Self::Hold];
+        let found = all.into_iter().find(|what| what.name() == text);
+        found.ok_or_else(|| "give error (such writes fail) or hold (they wait)".into())
+    }
+}
+
 /// The limits in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -118,6 +140,16 @@ mod tests {
         }
         for text in ["", "10M:", "10X", "1:2:3"] {
             Rate::parse_bytes(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn what_happens_at_a_limit_has_a_name() {
+        for what in [AtLimit::Error, AtLimit::Hold] {
+            assert_eq!(what.name().parse(), Ok(what));
+        }
+        for text in ["", "Hold", "burn"] {
+            text.parse::<AtLimit>().expect_err(text);
         }
     }
 }

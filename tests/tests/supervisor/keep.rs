@@ -253,6 +253,12 @@ fn a_disk_is_reset_at_each_reboot_if_that_is_wanted() {
     let place = Place::with_noise(DISK, 63);
     let ctl = Ctl::at(place.dir().join("vda.ctl"));
     let control = format!("{},control={}", place.base().display(), ctl.socket().display());
+    let limits = "overlay-limit=64K,map-limit=8K,keep-free=4K,at-limit=hold,iops=500:2000,bandwidth=100M:1G";
+    let control = format!("{control},{limits}");
+    let limited = || {
+        let status = ctl.json(["status"]);
+        (status["limits"].clone(), status["overlay"]["map_limit_bytes"].clone())
+    };
     // Long enough for somebody to come and listen.
     let program = program().times(200_000, |turn| turn.out(0x80, 0)).reboot();
     let mut run = bare::run(&place, "kvm", 0, &program)
@@ -260,12 +266,22 @@ fn a_disk_is_reset_at_each_reboot_if_that_is_wanted() {
         .on_pipes();
     run.wait_for("hello\n", END);
     let mut events = ctl.start(["events"]);
+    let expected = serde_json::json!({
+        "overlay_bytes": 64 << 10,
+        "iops": {"per_second": 500, "burst": 2000},
+        "bandwidth": {"per_second": 100 << 20, "burst": 1 << 30},
+        "keep_free_bytes": 4096,
+        "at_limit": "hold",
+    });
+    let before = limited();
+    assert_eq!(before.0, expected, "limits of the command line");
 
     let mut lines = BufReader::new(events.stdout()).lines();
 
     let reset = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("as the base again")));
     assert!(reset.is_some());
     run.wait_for("hello\nhello\n", END);
+    assert_eq!(limited(), before, "limits after a reset");
     run.signal(Signal::SIGTERM);
     assert_eq!(run.wait_within(END).code, Some(143));
     assert!(!ctl.socket().exists(), "the socket is left");

@@ -127,16 +127,9 @@ pub(crate) struct Limits {
     /// Bytes that the overlay's file system keeps free; 0 for none
     #[arg(long, value_name = "SIZE")]
     keep_free: Option<Size>,
-    /// What happens to a write for which there is no space: it fails, or its queue waits until there is some
-    #[arg(long, value_name = "WHAT")]
-    at_limit: Option<Held>,
-}
-
-/// error or hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Held {
-    Error,
-    Hold,
+    /// What happens to a write for which there is no space: it fails (error), or its queue waits until there is some (hold)
+    #[arg(long, value_name = "error|hold")]
+    at_limit: Option<AtLimit>,
 }
 
 impl Limits {
@@ -147,10 +140,7 @@ impl Limits {
             iops: self.iops,
             bandwidth: self.bandwidth,
             keep_free_bytes: self.keep_free.map(|Size(bytes)| bytes),
-            at_limit: self.at_limit.map(|held| match held {
-                Held::Error => AtLimit::Error,
-                Held::Hold => AtLimit::Hold,
-            }),
+            at_limit: self.at_limit,
         }
     }
 }

@@ -103,7 +103,8 @@ pub(crate) struct Run {
 pub(crate) struct Options {
     /// A raw image or block device that the guest sees as a disk and never changes; the first is /dev/vda. Options:
     /// ro, overlay-dir=DIR, overlay-limit=SIZE, serial=ID, raw-anyway, no-encrypt, control=SOCKET (where its helper takes
-    /// the orders of mayfly ctl). May be given more than once
+    /// the orders of mayfly ctl); more limits, as blk-helper --help describes them: map-limit=SIZE, keep-free=SIZE,
+    /// at-limit=error|hold, iops=N[:BURST], bandwidth=SIZE[:BURST]. May be given more than once
     #[arg(long, value_name = "IMAGE[,OPTION...]")]
     pub(crate) disk: Vec<Disk>,
 
@@ -184,6 +185,10 @@ pub(crate) struct Options {
 
 /// Where a disk comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a machine has a few disks, and most of them are images"
+)]
 pub(crate) enum DiskSource {
     /// A helper is started for it.
     Image(Disk),
@@ -301,6 +306,7 @@ fn after_help() -> String {
         "Examples:\n  \
          mayfly run --disk debian.raw --kernel vmlinuz --initrd initrd.img\n  \
          mayfly run --disk golden.raw,overlay-limit=10G --disk tools.raw,ro --kernel vmlinuz --cpus 4\n  \
+         mayfly run --disk golden.raw,keep-free=5G,at-limit=hold,iops=500:2000,bandwidth=100M --kernel vmlinuz\n  \
          mayfly run --kernel vmlinuz --initrd tests.cpio --append quiet </dev/null >console.log\n  \
          mayfly run --config vm.toml --net tap=tap0,mac=02:00:00:00:00:01 --dry-run\n\n\
          vm.toml, for what would be typed again and again:\n  \

@@ -226,10 +226,10 @@ fn helper(index: usize, name: &str, serial: &str, disk: &Disk, settings: &Settin
             option.push(dir);
             args.push(option);
         }
-        if let Some(limit) = disk.overlay_limit.or(settings.overlay_limit) {
-            args.push(format!("--overlay-limit={}", limit.0).into());
-        }
     }
+    // An overlay's limits are in there only where the disk has one.
+    let limit = settings.overlay_limit.filter(|_| !disk.read_only);
+    args.extend(disk.limits.to_args(limit).into_iter().map(Into::into));
     if let Some(path) = &disk.control {
         let mut option = OsString::from("--control-path=");
         option.push(path);

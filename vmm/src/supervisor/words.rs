@@ -10,6 +10,10 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+pub(crate) use self::limits::DiskLimits;
+
+mod limits;
+
 /// A number of bytes, as people write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -65,7 +69,7 @@ pub(crate) struct Disk {
     pub(crate) raw_anyway: bool,
     pub(crate) no_encrypt: bool,
     pub(crate) overlay_dir: Option<PathBuf>,
-    pub(crate) overlay_limit: Option<Size>,
+    pub(crate) limits: DiskLimits,
     pub(crate) serial: Option<String>,
     /// Where its helper takes orders.
     pub(crate) control: Option<PathBuf>,
@@ -90,20 +94,21 @@ impl FromStr for Disk {
                 None if part == "raw-anyway" => disk.raw_anyway = true,
                 None if part == "no-encrypt" => disk.no_encrypt = true,
                 Some(("overlay-dir", dir)) if !dir.is_empty() => disk.overlay_dir = Some(dir.into()),
-                Some(("overlay-limit", limit)) => disk.overlay_limit = Some(limit.parse()?),
                 Some(("control", path)) if !path.is_empty() => disk.control = Some(path.into()),
                 Some(("serial", serial)) => disk.serial = Some(serial_number(serial)?),
+                Some((limit, value)) if disk.limits.take(limit, value)? => {}
                 None | Some(_) => {
                     return Err(format!(
-                        "{part:?} is not an option of a disk; those are ro, raw-anyway, no-encrypt, \
-                         overlay-dir=DIR, overlay-limit=SIZE, serial=ID and control=SOCKET (write a comma that belongs to a path twice)"
+                        "{part:?} is not an option of a disk; those are ro, raw-anyway, no-encrypt, overlay-dir=DIR, \
+                         overlay-limit=SIZE, map-limit=SIZE, keep-free=SIZE, at-limit=error|hold, iops=N[:BURST], \
+                         bandwidth=SIZE[:BURST], serial=ID and control=SOCKET (write a comma that belongs to a path twice)"
                     ));
                 }
             }
         }
-        let overlaid = disk.no_encrypt || disk.overlay_dir.is_some() || disk.overlay_limit.is_some();
+        let overlaid = disk.no_encrypt || disk.overlay_dir.is_some() || disk.limits.are_of_an_overlay();
         if disk.read_only && overlaid {
-            return Err("a disk that is only read (ro) has no overlay".into());
+            return Err("a disk that is only read (ro) has no overlay; of the limits it has iops and bandwidth".into());
         }
         Ok(disk)
     }

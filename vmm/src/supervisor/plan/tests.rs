@@ -57,7 +57,8 @@ fn disks_have_the_order_of_the_command_line_sockets_included() {
 fn a_helper_gets_its_base_its_connection_and_its_control_channel_and_no_path_but_the_overlays() {
     let plan = plan(
         Engine::Kvm,
-        "--disk a.raw,overlay-limit=1G,raw-anyway,no-encrypt,control=c --overlay-dir /o --overlay-limit 2G",
+        "--disk a.raw,overlay-limit=1G,at-limit=hold,keep-free=5G,map-limit=4M,iops=500:2000,bandwidth=1M,raw-anyway,no-encrypt,control=c \
+         --overlay-dir /o --overlay-limit 2G",
     );
 
     let job = helper_job(&plan.disks[0]);
@@ -78,6 +79,11 @@ fn a_helper_gets_its_base_its_connection_and_its_control_channel_and_no_path_but
             "--report=json",
             "--overlay-dir=/o",
             "--overlay-limit=1073741824",
+            "--map-limit=4194304",
+            "--keep-free=5368709120",
+            "--at-limit=hold",
+            "--iops=500:2000",
+            "--bandwidth=1048576:0",
             "--control-path=c",
             "--raw-anyway",
             "--no-encrypt"
@@ -89,7 +95,7 @@ fn a_helper_gets_its_base_its_connection_and_its_control_channel_and_no_path_but
 fn a_disk_that_is_only_read_has_no_overlay() {
     let plan = plan(
         Engine::Kvm,
-        "--disk a.raw,ro,serial=x --overlay-dir /o --overlay-limit 2G --cpus 32",
+        "--disk a.raw,ro,serial=x,iops=9 --overlay-dir /o --overlay-limit 2G --cpus 32",
     );
 
     let args = args(helper_job(&plan.disks[0]));
@@ -98,6 +104,7 @@ fn a_disk_that_is_only_read_has_no_overlay() {
         "{args:?}"
     );
     assert!(!args.iter().any(|arg| arg.contains("overlay")), "{args:?}");
+    assert!(args.contains(&"--iops=9:0".into()), "{args:?}");
     assert!(args.contains(&"--num-queues=32".into()), "one for each processor");
 }
 

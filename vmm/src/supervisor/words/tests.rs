@@ -1,6 +1,7 @@
 //! What is read, and what is refused with which word.
 
 use super::*;
+use protocol::control::{AtLimit, Rate};
 
 fn refused<T: FromStr<Err = String> + std::fmt::Debug>(text: &str, because: &str) {
     let error = text.parse::<T>().expect_err(text);
@@ -22,12 +23,38 @@ fn a_disk_is_a_path_and_options() {
             raw_anyway: true,
             no_encrypt: true,
             overlay_dir: Some("/fast".into()),
-            overlay_limit: Some(Size(10 << 30)),
+            limits: DiskLimits {
+                overlay: Some(Size(10 << 30)),
+                ..DiskLimits::default()
+            },
             serial: Some("x".into()),
             control: Some("s".into()),
         }
     );
     assert!("a.raw,ro".parse::<Disk>().unwrap().read_only);
+}
+
+#[test]
+fn a_disk_has_the_limits_of_its_helper_under_their_names() {
+    let disk: Disk = "a.raw,overlay-limit=1G,map-limit=4M,keep-free=5G,at-limit=hold,iops=500:2000,bandwidth=100M"
+        .parse()
+        .unwrap();
+
+    let rate = |per_second, burst| Rate { per_second, burst };
+    let limits = DiskLimits {
+        overlay: Some(Size(1 << 30)),
+        map: Some(Size(4 << 20)),
+        keep_free: Some(Size(5 << 30)),
+        at_limit: Some(AtLimit::Hold),
+        iops: Some(rate(500, 2000)),
+        bandwidth: Some(rate(100 << 20, 0)),
+    };
+    assert_eq!(disk.limits, limits);
+    let read_only: Disk = "a.raw,ro,iops=5,bandwidth=1M:2M".parse().unwrap();
+    assert_eq!(
+        read_only.limits.to_args(None),
+        ["--iops=5:0", "--bandwidth=1048576:2097152"]
+    );
 }
 
 #[test]
@@ -57,6 +84,15 @@ fn what_is_no_disk_is_refused() {
     refused::<Disk>(",ro", "path");
     refused::<Disk>("a.raw,rw", "\"rw\"");
     refused::<Disk>("a.raw,overlay-limit=lots", "10G");
+    refused::<Disk>("a.raw,map-limit=-1", "map-limit: ");
+    refused::<Disk>("a.raw,keep-free=", "keep-free: ");
+    refused::<Disk>("a.raw,at-limit=burn", "at-limit: give error");
+    refused::<Disk>("a.raw,iops=1K", "iops: give N");
+    refused::<Disk>("a.raw,bandwidth=10M:", "bandwidth: ");
+    refused::<Disk>("a.raw,keep-free", "not an option");
+    for limit in ["map-limit=1M", "keep-free=0", "at-limit=error", "overlay-limit=1M"] {
+        refused::<Disk>(&format!("a.raw,ro,{limit}"), "iops and bandwidth");
+    }
     refused::<Disk>("a.raw,serial=123456789012345678901", "20 bytes");
     refused::<Disk>("a.raw,ro,overlay-dir=/x", "no overlay");
 }
