@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use tests::helper::beside_this_test;
 use tests::place::Place;
 use tests::supervised::{END, assert_gone};
 
@@ -104,6 +105,28 @@ fn a_reader_that_dies_or_lies_makes_no_disk() {
         .output();
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("it belongs beside"), "{ended:?}");
+}
+
+#[test]
+fn a_reader_that_cannot_be_confined_reads_nothing() {
+    let place = place();
+    qemu_img(&place, "create -q -f qcow2 image 1M");
+    // A kernel that refuses the last layer but one.
+    let text = format!(
+        "exec strace -qq -o /dev/null -e inject=landlock_restrict_self:error=EPERM {} \"$@\"",
+        beside_this_test("mayfly-import").display()
+    );
+
+    let ended = command(&place, &["image", "out"])
+        .variable("MAYFLY_IMPORT", script(&place, "bare", &text))
+        .output();
+
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    assert!(
+        ended.stderr.contains("a required layer of confinement failed"),
+        "{ended:?}"
+    );
+    assert!(names(&place, "out").is_empty());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! [`Options`] is read twice, from here and from the configuration file ([`super::config`]), and says nothing of defaults:
 //! those come when both are known ([`super::settings`]).
 
-use super::end::Code;
+use super::end::{Code, ImportCode};
 use super::fate::OnExit;
 use super::words::{Backing, Disk, Net, Size, User};
 use crate::ctl::args::Ctl;
@@ -44,7 +44,7 @@ pub(crate) enum Command {
     /// Ask or tell a disk's helper something while it serves: status, statistics, save, commit, reset, limits
     Ctl(Box<Ctl>),
     /// Make a raw image of a qcow2 image, in a confined process that opens nothing
-    #[command(after_help = IMPORT_AFTER_HELP)]
+    #[command(after_help = import_after_help())]
     Import(Import),
 }
 
@@ -285,21 +285,21 @@ impl Options {
     }
 }
 
-const IMPORT_AFTER_HELP: &str = "Examples:
-  mayfly import debian.qcow2
-  mayfly import vm.qcow2 golden.raw --backing base.qcow2 --backing older.img,format=raw
-
-The raw image appears whole or not at all. Who may read IN may read it.
-
-Exit codes:
-      0  imported
-      1  a file could not be opened, read or written
-      2  wrong usage
-      3  the process could not be confined
-      9  a bug
-     10  the process that reads the image failed or was killed
-     20  the image is refused: it needs what is not supported or not given, or is damaged
-  128+N  ended by signal N";
+fn import_after_help() -> String {
+    let mut text = String::from(
+        "Examples:\n  \
+         mayfly import debian.qcow2\n  \
+         mayfly import vm.qcow2 golden.raw --backing base.qcow2 --backing older.img,format=raw\n\n\
+         The raw image appears whole or not at all. Who may read IN may read it.\n\n\
+         Exit codes:\n",
+    );
+    for code in ImportCode::ALL {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {:>5}  {}", code.number(), code.meaning());
+    }
+    text.push_str("  128+N  ended by signal N\n");
+    text
+}
 
 fn after_help() -> String {
     let mut text = String::from(

@@ -40,6 +40,26 @@ protocol::exit_codes! {
     }
 }
 
+protocol::exit_codes! {
+    /// The exit codes of `mayfly import`. They mean what they mean in [`Code`], said of an import.
+    pub(crate) enum ImportCode {
+        /// The disk is there, whole.
+        Imported = 0 => "imported",
+        /// A file could not be used.
+        CannotStart = 1 => "a file could not be opened, read or written",
+        /// The command line made no sense.
+        Usage = 2 => "wrong usage",
+        /// The process that reads the image could not be confined.
+        NotConfined = 3 => "the process could not be confined",
+        /// A bug.
+        Panicked = 9 => "a bug",
+        /// The process that reads the image failed.
+        RunFailed = 10 => "the process that reads the image failed or was killed",
+        /// The image was not imported, for what it is.
+        ImageRefused = 20 => "the image is refused: it needs what is not supported or not given, or is damaged",
+    }
+}
+
 /// How a run ended.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -233,6 +253,18 @@ mod tests {
         }
         assert_eq!(Code::RunFailed.number(), MachineExit::RunFailed.number());
         assert_eq!(Code::DiskLost.number(), MachineExit::DiskGone.number());
+        for (run, import) in [
+            (Code::Done, ImportCode::Imported),
+            (Code::CannotStart, ImportCode::CannotStart),
+            (Code::Usage, ImportCode::Usage),
+            (Code::NotConfined, ImportCode::NotConfined),
+            (Code::Panicked, ImportCode::Panicked),
+            (Code::RunFailed, ImportCode::RunFailed),
+            (Code::ImageRefused, ImportCode::ImageRefused),
+        ] {
+            assert_eq!(run.number(), import.number());
+        }
+        assert_eq!(ImportCode::NotConfined.number(), ImportExit::NotConfined.number());
         assert_eq!(Code::GuestCrashed.number(), MachineExit::GuestCrashed.number());
     }
 

@@ -9,7 +9,7 @@ mod worker;
 
 use self::worker::{Opened, Order, WorkerError};
 use super::args;
-use super::end::Code;
+use super::end::{Code, ImportCode};
 use super::kit::{KitError, open_image};
 use super::run_user;
 use crate::contract::import::{Format, IMAGES_MAX};
@@ -80,14 +80,15 @@ impl ImportError {
     /// What `exit` gets.
     pub(crate) fn number(&self) -> u8 {
         match self {
-            Self::ManyFiles | Self::NoName(_) => Code::Usage.number(),
-            Self::NotQcow2(_) => Code::ImageRefused.number(),
+            Self::ManyFiles | Self::NoName(_) => ImportCode::Usage.number(),
+            Self::NotQcow2(_) => ImportCode::ImageRefused.number(),
             Self::Worker { source, .. } => match source {
                 WorkerError::Told(signal) => signals::code(*signal),
-                WorkerError::Refused(_) => Code::ImageRefused.number(),
-                WorkerError::Ended(_) | WorkerError::Nonsense | WorkerError::Stalled => Code::RunFailed.number(),
+                WorkerError::Unconfined(_) => ImportCode::NotConfined.number(),
+                WorkerError::Refused(_) => ImportCode::ImageRefused.number(),
+                WorkerError::Ended(_) | WorkerError::Nonsense | WorkerError::Stalled => ImportCode::RunFailed.number(),
                 WorkerError::Spawn(_) | WorkerError::Failed(_) | WorkerError::System { .. } => {
-                    Code::CannotStart.number()
+                    ImportCode::CannotStart.number()
                 }
             },
             Self::Open(_)
@@ -96,7 +97,7 @@ impl ImportError {
             | Self::Changed { .. }
             | Self::Signals(_)
             | Self::System { .. }
-            | Self::Cache(_) => Code::CannotStart.number(),
+            | Self::Cache(_) => ImportCode::CannotStart.number(),
         }
     }
 }

@@ -134,6 +134,11 @@ fn help_names_the_burn_every_option_and_every_exit_code() {
     ] {
         assert!(help.contains(option), "{option}\n{help}");
     }
+    let import = Cli::read(["mayfly", "import", "--help"].map(Into::into)).unwrap_err();
+    let import = import.0.to_string();
+    for code in ImportCode::ALL {
+        assert!(import.contains(code.meaning()), "{code:?}\n{import}");
+    }
     let top = Cli::read(["mayfly", "--help"].map(Into::into))
         .unwrap_err()
         .0

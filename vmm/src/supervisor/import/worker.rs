@@ -54,6 +54,8 @@ pub(crate) enum WorkerError {
     Failed(String),
     #[error("the process that reads the image ended: {0}")]
     Ended(String),
+    #[error("the process that reads the image ended: {0}")]
+    Unconfined(String),
     #[error("the process that reads the image says what makes no sense, and was killed")]
     Nonsense,
     #[error("the process that reads the image got no further for {} seconds, and was killed", IDLE_MAX.as_secs())]
@@ -260,6 +262,7 @@ impl Talk {
                 Err(WorkerError::Refused(readable(text.as_bytes())))
             }
             (Some(ImportExit::Failed), Some(Said::Failed(text))) => Err(WorkerError::Failed(readable(text.as_bytes()))),
+            (Some(ImportExit::NotConfined), None) => Err(WorkerError::Unconfined(import_ended(status))),
             (_, _) => Err(WorkerError::Ended(import_ended(status))),
         }
     }
@@ -288,6 +291,14 @@ mod tests {
         assert_eq!(reason.to_string(), "is \\u{1b}[2J");
         let code = ended("{\"disk\":100}\n", 9).unwrap_err();
         assert!(code.to_string().contains("a bug"), "{code}");
+        let unconfined = ended("", 3).unwrap_err();
+        assert!(matches!(unconfined, WorkerError::Unconfined(_)), "{unconfined}");
+        assert!(unconfined.to_string().contains("confinement"), "{unconfined}");
+        let liar = ended("{\"refused\":\"\"}\n", 3).unwrap_err();
+        assert!(
+            matches!(liar, WorkerError::Ended(_)),
+            "an image was read by then: {liar}"
+        );
     }
 
     #[test]
