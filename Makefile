@@ -67,7 +67,9 @@ demo-shell: images build ## the same guest on this terminal: "mayfly run" and no
 	    'A Debian guest, with you as root in it. Ruin what you like: its disk burns at the end.' \
 	    'C-a h shows the keys (C-a is Ctrl and a, then the letter): C-a c what runs, C-a x the end.' \
 	    'All other keys are for the guest, Ctrl-C too. It boots for some seconds; poweroff ends it as well.' ''
-	target/release/mayfly run $(debian)
+	@accel=; if [ -e /dev/kvm ] && ! [ -r /dev/kvm -a -w /dev/kvm ]; then accel='--accel qemu'; \
+	    echo "You may not open /dev/kvm, so this says $$accel: slower, and less confined."; fi; \
+	    set -x; target/release/mayfly run $$accel $(debian)
 
 bench: build ## the disk beside its peers, in numbers: BENCH="--quick" for a look, "--rows read,touch", "--rounds N"
 	@cargo build --quiet --release -p tests --bin bench

@@ -155,7 +155,7 @@ pub(crate) struct Options {
     pub(crate) net: Vec<Net>,
 
     /// What runs the guest. auto: kvm where the processor has virtualisation, else qemu, which emulates it: slower, and less
-    /// confined
+    /// confined. Where only the right to open /dev/kvm is missing, auto refuses
     #[arg(long, value_name = "HOW", value_enum)]
     pub(crate) accel: Option<Accel>,
 

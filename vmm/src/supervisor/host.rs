@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use protocol::size::show;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use thiserror::Error;
 
 /// What runs the guest.
@@ -25,14 +25,18 @@ pub(crate) enum KvmState {
     Hardware,
     /// It opens, but the processor has no virtualisation: what is behind it runs no stock kernel.
     Software,
-    /// It does not open.
+    /// The processor virtualises, and this user may not open it.
+    Forbidden,
+    /// It does not open, and nothing says that another user could run guests on it.
     Refused(Errno),
 }
 
 /// What the host has.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Host {
     pub(crate) kvm: KvmState,
+    /// How a user gets to /dev/kvm who may not open it.
+    pub(crate) way_to_kvm: String,
     pub(crate) memory_bytes: u64,
     pub(crate) available_bytes: u64,
     pub(crate) cpus: usize,
@@ -47,10 +51,10 @@ pub(crate) enum HostError {
     )]
     NoKvm,
     #[error(
-        "/dev/kvm is there, but this user may not open it; join the group that owns it, usually kvm \
-         (sudo adduser $USER kvm, then log in again), or use --accel qemu, which does without"
+        "/dev/kvm is there, but this user may not open it; {way}, or say --accel qemu, which emulates the processor: \
+         slower, and less confined"
     )]
-    KvmDenied,
+    KvmDenied { way: String },
     #[error("cannot open /dev/kvm ({0}); --accel qemu does without")]
     Kvm(Errno),
     #[error("--memory {asked} is more than this machine has ({has}); ask for less")]
@@ -59,11 +63,11 @@ pub(crate) enum HostError {
 
 impl HostError {
     /// What it means that /dev/kvm does not open.
-    fn of_kvm(errno: Errno) -> Self {
+    fn of_kvm(errno: Errno, way: &str) -> Self {
         if matches!(errno, Errno::ENOENT | Errno::ENXIO | Errno::ENODEV) {
             Self::NoKvm
-        } else if matches!(errno, Errno::EACCES | Errno::EPERM) {
-            Self::KvmDenied
+        } else if is_denial(errno) {
+            Self::KvmDenied { way: way.to_owned() }
         } else {
             Self::Kvm(errno)
         }
@@ -78,6 +82,10 @@ impl Host {
         let opened = OpenOptions::new().read(true).write(true).open("/dev/kvm");
         Self {
             kvm: kvm_state(opened.map(drop), &cpuinfo),
+            way_to_kvm: way_to_kvm(
+                std::fs::metadata("/dev/kvm").ok().map(|info| info.gid()),
+                &std::fs::read_to_string("/etc/group").unwrap_or_default(),
+            ),
             // What cannot be known limits nothing.
             memory_bytes: kibibytes(&meminfo, "MemTotal:").unwrap_or(u64::MAX),
             available_bytes: kibibytes(&meminfo, "MemAvailable:").unwrap_or(u64::MAX),
@@ -91,7 +99,7 @@ impl Host {
     /// [`HostError`]: what was asked for is not there.
     pub(crate) fn choose(&self, accel: Accel) -> Result<(Engine, Option<String>), HostError> {
         let why_not = match self.kvm {
-            KvmState::Hardware => None,
+            KvmState::Hardware | KvmState::Forbidden => None,
             KvmState::Software => {
                 Some("/dev/kvm is there, but the processor shows no virtualisation (vmx or svm)".to_owned())
             }
@@ -100,7 +108,11 @@ impl Host {
         };
         match (accel, self.kvm, why_not) {
             (Accel::Kvm | Accel::Auto, KvmState::Hardware, _) => Ok((Engine::Kvm, None)),
-            (Accel::Kvm, KvmState::Refused(errno), _) => Err(HostError::of_kvm(errno)),
+            // QEMU would do, but this user can have what is faster and better confined.
+            (Accel::Kvm | Accel::Auto, KvmState::Forbidden, _) => {
+                Err(HostError::of_kvm(Errno::EACCES, &self.way_to_kvm))
+            }
+            (Accel::Kvm, KvmState::Refused(errno), _) => Err(HostError::of_kvm(errno, &self.way_to_kvm)),
             (Accel::Kvm, KvmState::Software, why) => {
                 let why = why.unwrap_or_default();
                 Ok((
@@ -163,7 +175,43 @@ fn kvm_state(opened: io::Result<()>, cpuinfo: &str) -> KvmState {
     match opened {
         Ok(()) if virtualises() => KvmState::Hardware,
         Ok(()) => KvmState::Software,
-        Err(error) => KvmState::Refused(Errno::from_raw(error.raw_os_error().unwrap_or(0))),
+        Err(error) => match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+            errno if is_denial(errno) && virtualises() => KvmState::Forbidden,
+            errno => KvmState::Refused(errno),
+        },
+    }
+}
+
+/// Whether it is the user who is refused.
+fn is_denial(errno: Errno) -> bool {
+    matches!(errno, Errno::EACCES | Errno::EPERM)
+}
+
+/// What a user does to get to /dev/kvm, which group `gid` owns. `groups` are the lines of /etc/group; other databases would need
+/// libraries that run anybody's code.
+fn way_to_kvm(gid: Option<u32>, groups: &str) -> String {
+    let Some(gid) = gid else {
+        return "join the group that owns it, usually kvm (sudo adduser $USER kvm, then log in again)".to_owned();
+    };
+    if gid == 0 {
+        return "have it given to a group that you then join (sudo groupadd --system kvm; sudo chgrp kvm /dev/kvm; \
+                sudo chmod 660 /dev/kvm; sudo adduser $USER kvm; then log in again)"
+            .to_owned();
+    }
+    let number = gid.to_string();
+    let name = groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == number && !name.is_empty()).then_some(name)
+    });
+    match name {
+        Some(name) => {
+            format!("join the group that owns it, {name} (sudo adduser $USER {name}, then log in again)")
+        }
+        None => format!(
+            "join the group that owns it, number {gid}, which has no name in /etc/group (sudo groupadd --gid {gid} NAME, sudo \
+             adduser $USER NAME, then log in again)"
+        ),
     }
 }
 

@@ -5,7 +5,7 @@ use tests::guest::System;
 
 use crate::crew::{Crew, Process};
 use crate::failure::Failure;
-use crate::life::Life;
+use crate::life::{Life, is_kvm_forbidden};
 use crate::stage::Stage;
 use crate::workshop::Workshop;
 
@@ -24,6 +24,9 @@ const SHOWN_LAYERS: [&str; 8] = [
 /// Starts `mayfly run` and shows its processes.
 pub(crate) fn start(stage: &mut Stage, workshop: &Workshop) -> Result<Life, Failure> {
     stage.step("One command, three processes");
+    if is_kvm_forbidden() {
+        stage.say("You may not open /dev/kvm, so this demo says --accel qemu: slower, and less confined.");
+    }
     let life = Life::start(workshop, System::Debian)?;
     stage.command(&life.command_line);
     stage.show_wrapped(&life.told());

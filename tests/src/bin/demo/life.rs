@@ -195,7 +195,16 @@ fn words(workshop: &Workshop, system: System) -> Vec<String> {
         System::Busybox => ["--cmdline", "console=ttyS0 loglevel=3"],
     };
     words.extend(kernel.map(str::to_owned));
+    if is_kvm_forbidden() {
+        words.extend(["--accel", "qemu"].map(str::to_owned));
+    }
     words
+}
+
+/// Whether KVM is there and not for this user, which `mayfly run` refuses to pass over by itself.
+pub(crate) fn is_kvm_forbidden() -> bool {
+    let opened = fs::File::options().read(true).write(true).open("/dev/kvm");
+    opened.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 /// `mayfly`: `MAYFLY`, or the one that cargo put beside this one.

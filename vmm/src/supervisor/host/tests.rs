@@ -7,6 +7,7 @@ use crate::supervisor::words::User;
 fn host(kvm: KvmState) -> Host {
     Host {
         kvm,
+        way_to_kvm: way_to_kvm(Some(103), "root:x:0:\nkvm:x:103:libvirt\n"),
         memory_bytes: 8 << 30,
         available_bytes: 2 << 30,
         cpus: 2,
@@ -30,6 +31,39 @@ fn auto_takes_kvm_only_where_the_processor_virtualises() {
 }
 
 #[test]
+fn auto_does_not_take_less_than_the_user_could_have() {
+    for errno in [Errno::EACCES, Errno::EPERM] {
+        let state = |cpuinfo| kvm_state(Err(errno.into()), cpuinfo);
+        assert_eq!(state("flags\t\t: fpu vmx\n"), KvmState::Forbidden);
+        assert_eq!(state("flags\t\t: fpu svm\n"), KvmState::Forbidden);
+        assert_eq!(state("flags\t\t: fpu\n"), KvmState::Refused(errno));
+    }
+    let gone = kvm_state(Err(Errno::ENOENT.into()), "flags\t\t: fpu vmx\n");
+    assert_eq!(gone, KvmState::Refused(Errno::ENOENT));
+
+    for accel in [Accel::Auto, Accel::Kvm] {
+        let refused = host(KvmState::Forbidden).choose(accel).unwrap_err().to_string();
+        assert!(refused.contains("sudo adduser $USER kvm"), "{refused}");
+        assert!(refused.contains("--accel qemu"), "{refused}");
+    }
+    let chosen = host(KvmState::Forbidden).choose(Accel::Qemu);
+    assert_eq!(chosen, Ok((Engine::Qemu, None)));
+}
+
+#[test]
+fn the_group_that_owns_kvm_is_named_if_it_has_a_name() {
+    let groups = "root:x:0:\nmine:x:10:a,b\n:x:7:\nodd\n";
+    assert!(way_to_kvm(Some(10), groups).contains("owns it, mine (sudo adduser $USER mine,"));
+    for gid in [1, 7] {
+        let way = way_to_kvm(Some(gid), groups);
+        assert!(way.contains(&format!("number {gid}, which has no name")), "{way}");
+    }
+    assert!(way_to_kvm(None, groups).contains("usually kvm"));
+    // That would be too much.
+    assert!(!way_to_kvm(Some(0), groups).contains("$USER root"));
+}
+
+#[test]
 fn kvm_that_is_asked_for_is_used_or_missed() {
     let chosen = |kvm| host(kvm).choose(Accel::Kvm);
 
@@ -42,7 +76,10 @@ fn kvm_that_is_asked_for_is_used_or_missed() {
             .contains("stock kernels do not run")
     );
     assert_eq!(chosen(KvmState::Refused(Errno::ENOENT)), Err(HostError::NoKvm));
-    assert_eq!(chosen(KvmState::Refused(Errno::EACCES)), Err(HostError::KvmDenied));
+    assert!(matches!(
+        chosen(KvmState::Refused(Errno::EACCES)),
+        Err(HostError::KvmDenied { .. })
+    ));
     assert_eq!(
         chosen(KvmState::Refused(Errno::EBUSY)),
         Err(HostError::Kvm(Errno::EBUSY))
