@@ -12,6 +12,7 @@ mod stamp;
 
 use crate::sys::file_status;
 use crate::transfer::{Buffers, Patience, can_refuse_to_wait, read_at, read_bytes_at};
+use log::warn;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use protocol::control::BaseStatus;
@@ -106,7 +107,13 @@ impl Base {
         }
         let locked = match lock::keep_writers_out(&file) {
             lock::Lock::Held => true,
-            lock::Lock::Unavailable => false,
+            lock::Lock::Unavailable => {
+                warn!(
+                    "the file system of the base {name} has no locks: programs of QEMU's are not kept from writing it, \
+                     which would change the disk under the guest; see to that yourself"
+                );
+                false
+            }
             lock::Lock::WriterPresent => return Err(BaseError::InUse { name }),
         };
         Ok(Self {

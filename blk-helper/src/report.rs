@@ -94,6 +94,8 @@ impl fmt::Display for DiskFacts {
             self.queues,
             self.workers
         )?;
+        let locked = if self.base_locked { "locked" } else { "NOT LOCKED" };
+        write!(f, ", base {locked} against QEMU's writers")?;
         match &self.overlay {
             None => write!(f, ", read-only"),
             Some(overlay) => write!(

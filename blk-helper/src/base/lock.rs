@@ -51,3 +51,18 @@ fn byte(kind: libc::c_int, offset: libc::off_t) -> libc::flock {
         l_pid: 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_takes_no_lock_is_told_from_one_that_does() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let readable = File::open(file.path()).unwrap();
+        assert!(matches!(keep_writers_out(&readable), Lock::Held));
+        // The kernel gives a reader's lock only to who can read.
+        let unreadable = File::options().write(true).open(file.path()).unwrap();
+        assert!(matches!(keep_writers_out(&unreadable), Lock::Unavailable));
+    }
+}

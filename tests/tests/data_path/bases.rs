@@ -1,17 +1,47 @@
 //! Bases of every kind and length.
 
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
 use tests::client::{Buffer, Client, Request, Setup};
 use tests::drive::{Notice, Plan};
+use tests::helper::beside_this_test;
 use tests::model::{CLUSTER, Model, SECTOR};
 use tests::place::Place;
 use tests::require;
 use tests::rng::Rng;
 
 use super::{EIO, agrees_with_the_model, plan};
+
+#[test]
+fn a_base_without_locks_is_warned_of() {
+    let place = Place::with_noise(1 << 20, 1);
+    let said = |calls: &str| {
+        // Nobody is at the other end any more: the helper starts, and ends.
+        let (ours, _) = UnixStream::pair().expect("there are descriptors");
+        // Its first call of that kind on the base is the lock.
+        let script = r#"exec strace -qq -o /dev/null -P "$1" -e trace="$3" -e inject="$3":error=ENOLCK:when=1 \
+            "$2" --blk-file "$1" --fd 3 --report text 3<&0 </dev/null"#;
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh"]).arg(place.base());
+        command.arg(beside_this_test("blk-helper")).arg(calls);
+        let output = command.stdin(OwnedFd::from(ours)).output().expect("there is a shell");
+        assert!(output.status.success(), "{output:?}");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (text(&output.stdout), text(&output.stderr))
+    };
+
+    let (report, warned) = said("fcntl");
+    assert!(report.contains("base NOT LOCKED against QEMU's writers"), "{report}");
+    assert!(warned.contains("has no locks"), "{warned}");
+    // Another call, which it makes on no base.
+    let (report, warned) = said("listen");
+    assert!(report.contains("base locked against QEMU's writers"), "{report}");
+    assert!(!warned.contains("has no locks"), "{warned}");
+}
 
 #[test]
 fn a_base_of_any_length_reads_as_itself_and_then_zeros() {
