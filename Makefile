@@ -27,12 +27,27 @@ PREFIX ?= /usr/local
 BUILT ?= target/release
 programs = mayfly mayfly-vmm mayfly-import blk-helper
 
-install: ## after make build, as root: the programs into PREFIX/bin (/usr/local), mode 0711 (DESTDIR is heeded)
-	install -d "$(DESTDIR)$(PREFIX)/bin"
+docs = $(wildcard docs/*)
+doc_dir = $(DESTDIR)$(PREFIX)/share/doc/mayfly
+# How programs that start virtual machines find backends: QEMU's docs/interop/vhost-user.json.
+backends_dir = $(DESTDIR)$(PREFIX)/share/qemu/vhost-user
+backend = 50-mayfly-blk-helper.json
+
+install: ## after make build, as root: the programs into PREFIX/bin (/usr/local), mode 0711, documentation into PREFIX/share (DESTDIR is heeded)
+	install -d "$(DESTDIR)$(PREFIX)/bin" "$(doc_dir)/docs" "$(backends_dir)"
 	install -m 0711 $(programs:%="$(BUILT)/%") "$(DESTDIR)$(PREFIX)/bin"
+	install -m 0644 README.md LICENSE "$(doc_dir)"
+	install -m 0644 $(docs) "$(doc_dir)/docs"
+	ln -sf docs/mayfly.1.md "$(doc_dir)/mayfly.1.md"
+	printf '{\n  "description": "%s",\n  "type": "block",\n  "binary": "%s"\n}\n' \
+	    'blk-helper of Mayfly: a raw image, and what the guest writes is lost' "$(PREFIX)/bin/blk-helper" \
+	    >"$(backends_dir)/$(backend)"
+	chmod 0644 "$(backends_dir)/$(backend)"
 
 uninstall: ## remove what make install put there
-	rm -f $(programs:%="$(DESTDIR)$(PREFIX)/bin/%")
+	rm -f $(programs:%="$(DESTDIR)$(PREFIX)/bin/%") "$(backends_dir)/$(backend)" $(docs:%="$(doc_dir)/%") \
+	    "$(doc_dir)/README.md" "$(doc_dir)/LICENSE" "$(doc_dir)/mayfly.1.md"
+	for dir in "$(doc_dir)/docs" "$(doc_dir)"; do [ ! -d "$$dir" ] || rmdir --ignore-fail-on-non-empty "$$dir"; done
 
 release: deps ## what a release consists of, into target/dist: a static helper, the other programs, checksums
 	@scripts/release

@@ -123,6 +123,20 @@ fn its_capabilities_are_printed_as_the_convention_wants() {
         features.contains(&"read-only") && features.contains(&"blk-file"),
         "{features:?}"
     );
+    // It wants other options to be ignored then.
+    let place = Place::with_noise(512, 1);
+    let with_others = Command::new(program())
+        .args([
+            "--print-capabilities",
+            "--read-only",
+            "--blk-file=nowhere",
+            "--socket-path",
+        ])
+        .arg(place.dir().join("socket"))
+        .output()
+        .unwrap();
+    assert_eq!(with_others.stdout, output.stdout, "{with_others:?}");
+    assert!(!place.dir().join("socket").exists());
 }
 
 #[test]
