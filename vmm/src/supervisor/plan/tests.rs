@@ -57,8 +57,8 @@ fn disks_have_the_order_of_the_command_line_sockets_included() {
 fn a_helper_gets_its_base_its_connection_and_its_control_channel_and_no_path_but_the_overlays() {
     let plan = plan(
         Engine::Kvm,
-        "--disk a.raw,overlay-limit=1G,at-limit=hold,keep-free=5G,map-limit=4M,iops=500:2000,bandwidth=1M,raw-anyway,no-encrypt,control=c \
-         --overlay-dir /o --overlay-limit 2G",
+        "--disk a.raw,overlay-limit=1G,at-limit=hold,keep-free=5G,map-limit=4M,\
+         iops=500:2000,bandwidth=1M,raw-anyway,no-encrypt,control=c --overlay-dir /o --overlay-limit 2G",
     );
 
     let job = helper_job(&plan.disks[0]);

@@ -1,6 +1,6 @@
-//! The limits of one disk: words of `--disk` that are `blk-helper`'s options without their dashes. They are read as the helper reads
-//! them, by the same functions, so that what it would refuse is refused before anything is started; it gets them as arguments, and so
-//! they hold from its first request on. What they do is the helper's to know.
+//! The limits of one disk: words of `--disk` that are `blk-helper`'s options without their dashes. They are read as the helper
+//! reads them, by the same functions, so that what it would refuse is refused before anything is started; it gets them as
+//! arguments, and so they hold from its first request on. What they do is the helper's to know.
 
 use super::Size;
 use protocol::control::{AtLimit, Rate};
