@@ -104,7 +104,7 @@ pub(crate) struct Options {
     /// A raw image or block device that the guest sees as a disk and never changes; the first is /dev/vda. Options:
     /// ro, overlay-dir=DIR, overlay-limit=SIZE, serial=ID, raw-anyway, no-encrypt, control=SOCKET (where its helper takes
     /// the orders of mayfly ctl); more limits, as blk-helper --help describes them: map-limit=SIZE, keep-free=SIZE,
-    /// at-limit=error|hold, iops=N[:BURST], bandwidth=SIZE[:BURST]. May be given more than once
+    /// at-limit=error|hold, iops=N or N:BURST, bandwidth likewise. May be given more than once
     #[arg(long, value_name = "IMAGE[,OPTION...]")]
     pub(crate) disk: Vec<Disk>,
 
