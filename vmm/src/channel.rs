@@ -47,6 +47,13 @@ pub(crate) enum ChannelError {
     Other,
 }
 
+impl ChannelError {
+    /// Whether the helper would do later what it does not do now.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(self, Self::Refused(why) if why.starts_with("busy"))
+    }
+}
+
 /// A channel.
 #[derive(Debug)]
 pub(crate) struct Channel {

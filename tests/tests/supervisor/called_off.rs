@@ -1,6 +1,7 @@
 //! What an operator calls off: the commit at the end, an answer to the question there, a save that was begun at the console. And
-//! what does not: a terminal that is closed.
+//! what does not: a terminal that is closed, a save that was begun elsewhere.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use tests::bare;
+use tests::ctl::{Ctl, Order};
 use tests::payload::disk::Disk;
 use tests::payload::{Mode, Payload};
 use tests::place::Place;
@@ -236,4 +238,83 @@ fn a_terminal_that_is_closed_does_not_call_off_what_it_began() {
     assert_eq!(run.wait_within(END).code, Some(128 + 1));
     let kept = fs::read(&out).expect("the disk is saved");
     assert!(kept == rewritten(&place), "it is another disk");
+}
+
+/// Begins to save the first disk to the other's place with `mayfly ctl`, and waits until the helper has begun.
+fn save_from_elsewhere(run: &Running, ctl: &Ctl, out: &Path) -> Order {
+    run.wait_for("written", END);
+    let order = ctl.start([OsStr::new("save"), out.as_os_str()]);
+    run.wait_for_said("save 1 began", END);
+    order
+}
+
+/// The helper is stopped until the guest is gone, so that the save is still running then.
+#[test]
+fn the_end_waits_for_the_save_that_somebody_else_began() {
+    require!(kvm);
+    let _turn = turn();
+    let place = Place::with_noise(DISK, 76);
+    let (ours, theirs) = (place.dir().join("ours.raw"), place.dir().join("theirs.raw"));
+    let golden = place.dir().join("golden.raw");
+    let ctl = Ctl::at(place.dir().join("ctl"));
+    for (on_exit, kept) in [
+        (format!("--on-exit=save={}", ours.display()), &ours),
+        ("--on-exit=commit".to_owned(), &golden),
+    ] {
+        fs::copy(place.base(), &golden).unwrap();
+        // Its save takes a moment.
+        let file = fs::OpenOptions::new().write(true).open(&golden).unwrap();
+        file.set_len(4 << 30).unwrap();
+        let disk = format!("--disk={},control={}", golden.display(), ctl.socket().display());
+        let run = bare::run(&place, "kvm", 0, &writer().halt()).and(["--verbose".to_owned(), disk, on_exit]);
+        let mut run = run.on_pipes();
+        let order = save_from_elsewhere(&run, &ctl, &theirs);
+        let helper = run.process("blk-helper");
+        kill(helper, Signal::SIGSTOP).unwrap();
+        run.signal(Signal::SIGTERM);
+        let begun = Instant::now();
+        while children_of(run.pid()).len() > 1 {
+            assert!(begun.elapsed() < END, "the VMM does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        kill(helper, Signal::SIGCONT).unwrap();
+
+        let ended = run.wait_within(END * 3);
+        assert_eq!(ended.code, Some(143), "{ended:?}");
+        assert!(ended.stderr.contains("waiting for its end"), "{ended:?}");
+        let order = order.end();
+        assert_eq!(order.code, Some(0), "{order:?}");
+        for saved in [kept, &theirs] {
+            let mut content = vec![0; DISK];
+            fs::File::open(saved).unwrap().read_exact(&mut content).unwrap();
+            assert!(content == rewritten(&place), "{} is another disk", saved.display());
+            fs::remove_file(saved).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_signal_calls_off_that_the_end_waits_for_the_save_of_somebody_else() {
+    require!(kvm);
+    let _turn = turn();
+    let place = Place::with_noise(512, 77);
+    let ctl = Ctl::at(place.dir().join("ctl"));
+    let (ours, theirs) = (place.dir().join("ours.raw"), place.dir().join("theirs.raw"));
+    let [verbose, disk] = vast(&place);
+    let disk = format!("{disk},control={}", ctl.socket().display());
+    let on_exit = format!("--on-exit=save={}", ours.display());
+    let mut run = bare::run(&place, "kvm", 0, &writer().wait_for_key().power_off())
+        .and([verbose, disk, on_exit])
+        .on_pipes();
+    let order = save_from_elsewhere(&run, &ctl, &theirs);
+    run.type_in("x");
+    run.wait_for_said("waiting for its end", END);
+
+    run.signal(Signal::SIGINT);
+
+    let ended = run.wait_within(END);
+    assert_eq!(ended.code, Some(17), "{ended:?}");
+    assert!(ended.stderr.contains("wrote to vda (vast) is lost"), "{ended:?}");
+    assert_eq!(order.end().code, Some(21), "the helper went away");
+    assert!(!ours.exists() && !theirs.exists(), "something is left");
 }

@@ -4,7 +4,7 @@
 //! here waits: who has other things to do as well says when the channel has something ([`Follow::hear`]) and when time has
 //! passed ([`Follow::tend`]).
 
-use super::headway::{Headway, Stuck};
+use super::headway::Headway;
 use crate::channel::{Channel, ChannelError, ORDER_PATIENCE, answer};
 use protocol::control::{Answer, Command, Reply, SaveFormat, SaveRequest, SaveState, SaveStatus};
 use std::fs::File;
@@ -157,7 +157,7 @@ impl Follow {
                 let noted = self
                     .headway
                     .note(save.done_bytes, Some(save.total_bytes), Instant::now());
-                noted.err().map(|stuck| SaveEnd::Failed(in_words(stuck)))
+                noted.err().map(|stuck| SaveEnd::Failed(stuck.to_string()))
             }
             SaveState::Done => Some(self.done(&save, output)),
             SaveState::Cancelled => Some(SaveEnd::Cancelled),
@@ -185,13 +185,6 @@ impl Follow {
                 "the helper calls a disk of {disk} bytes done, and its file has {length}"
             ))
         }
-    }
-}
-
-fn in_words(stuck: Stuck) -> String {
-    match stuck {
-        Stuck::Back => "what it says makes no sense: less was done than before".into(),
-        Stuck::Idle(most) => format!("nothing was added for {} minutes", most.as_secs() / 60),
     }
 }
 

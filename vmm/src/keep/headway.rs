@@ -3,6 +3,7 @@
 //!
 //! Knows no clock and no channel: it is told how much is done, and when that was heard.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 /// How long nothing may be added. Storage that takes longer for a megabyte will not get a disk done; a guess.
@@ -23,6 +24,15 @@ pub(crate) enum Stuck {
     Back,
     /// Nothing was added for this long.
     Idle(Duration),
+}
+
+impl fmt::Display for Stuck {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Back => write!(to, "what it says makes no sense: less was done than before"),
+            Self::Idle(most) => write!(to, "nothing was added for {} minutes", most.as_secs() / 60),
+        }
+    }
 }
 
 /// How far a copy is.

@@ -50,7 +50,7 @@ pub(crate) enum CrewError {
 impl CrewError {
     /// Whether a helper would do later what it does not do now.
     pub(crate) fn is_busy(&self) -> bool {
-        matches!(self, Self::Attach { source: ChannelError::Refused(why), .. } if why.starts_with("busy"))
+        matches!(self, Self::Attach { source, .. } if source.is_busy())
     }
 }
 

@@ -38,6 +38,13 @@ pub(crate) enum KeepError {
     Imported,
 }
 
+impl KeepError {
+    /// Whether the helper would do later what it does not do now.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(self, Self::Channel(error) if error.is_busy())
+    }
+}
+
 /// Where the disk goes.
 #[derive(Debug)]
 enum Target {

@@ -13,10 +13,12 @@ mod ask;
 mod bury;
 mod decide;
 mod keep;
+mod others;
 mod react;
 mod ready;
 
 use self::ask::Asked;
+use self::keep::KeepOutcome;
 use super::console::Console;
 use super::crew::{Crew, CrewError};
 use super::end::{Code, End, machine_ended, qemu_ended};
@@ -115,8 +117,8 @@ pub(crate) struct Run<'a> {
     /// The disk that is being saved or committed.
     keeping: Option<Keeping>,
     progress: Option<Progress>,
-    /// Whether the last one that was is kept, until somebody asks.
-    kept: Option<bool>,
+    /// What became of the last one that was, until somebody asks.
+    kept: Option<KeepOutcome>,
     /// What the operator was asked while the guest runs, and the answer to what was asked at its end.
     asked: Option<Asked>,
     answer: Option<String>,

@@ -1,10 +1,12 @@
 //! New connections to the disks' backends, for a guest that reboots. A helper first finishes what its last frontend asked for,
 //! which can take long on a slow disk; meanwhile everything else is heard as ever.
 
+use super::others::{Other, Seen};
 use super::{Run, RunError, SHOWS, Waited};
 use crate::channel::ORDER_PATIENCE;
 use crate::supervisor::crew::CrewError;
 use crate::supervisor::end::End;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -56,13 +58,17 @@ impl Run<'_> {
         Ok(connections)
     }
 
-    /// Lets the helpers reset their disks. One that still saves its disk, or gives back what the last reset left, is busy.
+    /// Lets the helpers reset their disks. One that still saves its disk is busy, and is waited for as long
+    /// as that gets on.
     fn reset(&mut self) -> Result<(), Stop> {
         let end = Instant::now() + ORDER_PATIENCE;
+        let mut others = BTreeMap::new();
         loop {
             self.crew.reset(self.plan)?;
             match self.until_done() {
-                Err(Stop::Crew(error)) if error.is_busy() && (self.keeping.is_some() || Instant::now() < end) => {}
+                Err(Stop::Crew(error))
+                    if error.is_busy()
+                        && (self.keeping.is_some() || Instant::now() < end || self.is_saving(&mut others)) => {}
                 outcome => return outcome,
             }
             match self.wait_for(BUSY, |_| false) {
@@ -71,6 +77,14 @@ impl Run<'_> {
                 Err(error) => return Err(Stop::Run(error)),
             }
         }
+    }
+
+    /// Whether a save that somebody else began gets on, on one of the disks.
+    fn is_saving(&mut self, others: &mut BTreeMap<usize, Other>) -> bool {
+        self.keepable().into_iter().any(|disk| {
+            let seen = self.look_at(disk, others.entry(disk).or_default());
+            matches!(seen, Seen::Running(_))
+        })
     }
 
     /// Waits until the helpers did what they were asked to.

@@ -51,7 +51,7 @@ impl Run<'_> {
             };
             match kept {
                 KeepOutcome::Kept => {}
-                KeepOutcome::Failed => {
+                KeepOutcome::Failed | KeepOutcome::Busy => {
                     error!("what the guest wrote to disk {} is lost", self.name(*disk));
                     is_kept = false;
                 }
@@ -73,7 +73,7 @@ impl Run<'_> {
         let was_called_off = keeping.is_being_called_off();
         match self.until_kept() {
             KeepOutcome::Kept => (true, true),
-            KeepOutcome::Failed => (was_called_off, true),
+            KeepOutcome::Failed | KeepOutcome::Busy => (was_called_off, true),
             // That save alone: what becomes of the disks at the end is another matter.
             KeepOutcome::CalledOff { .. } => (true, true),
             KeepOutcome::GivenUp => (true, false),
@@ -145,13 +145,10 @@ impl Run<'_> {
             );
             return KeepOutcome::Failed;
         }
-        match self.begin_to_keep(disk, &fate) {
-            Ok(()) => self.until_kept(),
-            Err(error) => {
-                error!("disk {} was not kept: {}", self.name(disk), chain(&error));
-                KeepOutcome::Failed
-            }
-        }
+        self.keep(disk, &fate).unwrap_or_else(|error| {
+            error!("disk {} was not kept: {}", self.name(disk), chain(&error));
+            KeepOutcome::Failed
+        })
     }
 
     /// The operator decides on a disk, until it is kept as wanted.
@@ -174,18 +171,14 @@ impl Run<'_> {
                 return KeepOutcome::GivenUp;
             };
             let fate = if line.is_empty() { Ok(Fate::Burn) } else { line.parse() };
-            let begun = fate.and_then(|fate: Fate| {
-                let is_burnt = fate == Fate::Burn;
-                let begun = self.begin_to_keep(disk, &fate).map_err(|error| chain(&error));
-                begun.map(|()| is_burnt)
+            let kept = fate.and_then(|fate: Fate| match fate {
+                Fate::Burn => Ok(KeepOutcome::Kept),
+                Fate::Commit | Fate::Save(_) => self.keep(disk, &fate).map_err(|error| chain(&error)),
             });
-            match begun {
-                Ok(true) => return KeepOutcome::Kept,
-                Ok(false) => match self.until_kept() {
-                    KeepOutcome::Kept | KeepOutcome::CalledOff { is_kept: true } => return KeepOutcome::Kept,
-                    KeepOutcome::GivenUp => return KeepOutcome::GivenUp,
-                    KeepOutcome::Failed | KeepOutcome::CalledOff { is_kept: false } => {}
-                },
+            match kept {
+                Ok(KeepOutcome::Kept | KeepOutcome::CalledOff { is_kept: true }) => return KeepOutcome::Kept,
+                Ok(KeepOutcome::GivenUp) => return KeepOutcome::GivenUp,
+                Ok(KeepOutcome::Failed | KeepOutcome::Busy | KeepOutcome::CalledOff { is_kept: false }) => {}
                 Err(error) => error!("{error}"),
             }
         }

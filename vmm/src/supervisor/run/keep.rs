@@ -15,6 +15,10 @@ use std::time::{Duration, Instant};
 /// How long is waited at a time for something that has no limit of its own.
 pub(super) const LONG: Duration = Duration::from_secs(3600);
 
+/// How often a disk is tried that another save was faster for. An operator begins a few; a script, or a helper
+/// that a guest has taken over, may begin them without end.
+const TRIES: u32 = 10;
+
 /// What became of keeping a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeepOutcome {
@@ -22,6 +26,8 @@ pub(super) enum KeepOutcome {
     Kept,
     /// It is not, and why has been said.
     Failed,
+    /// It was not begun, for somebody else's save is running; that has been said.
+    Busy,
     /// The operator called it off, which may have come too late for this one.
     CalledOff {
         /// Whether it did.
@@ -161,18 +167,40 @@ impl Run<'_> {
         self.progress = None;
         let name = self.name(keeping.disk);
         let outcome = end.and_then(|status| keeping.finish(&status));
-        self.kept = Some(outcome.is_ok());
+        self.kept = Some(match &outcome {
+            Ok(_) => KeepOutcome::Kept,
+            Err(error) if error.is_busy() => KeepOutcome::Busy,
+            Err(_) => KeepOutcome::Failed,
+        });
         let text = match outcome {
             Ok(done) => format!("disk {name}: {done}"),
             Err(error) => format!("disk {name} was not kept: {}", chain(&error)),
         };
         if self.raw.is_some() {
             self.console.show(&format!("mayfly: {text}\n"));
-        } else if self.kept == Some(true) {
+        } else if self.kept == Some(KeepOutcome::Kept) {
             info!("{text}");
         } else {
             error!("{text}");
         }
+    }
+
+    /// Keeps a disk, at the end of a run: after the save that somebody else may have begun.
+    ///
+    /// # Errors
+    /// It cannot be begun.
+    pub(super) fn keep(&mut self, disk: usize, fate: &Fate) -> Result<KeepOutcome, KeepError> {
+        for _ in 0..TRIES {
+            if let Err(outcome) = self.until_free(disk) {
+                return Ok(outcome);
+            }
+            self.begin_to_keep(disk, fate)?;
+            let outcome = self.until_kept();
+            if outcome != KeepOutcome::Busy {
+                return Ok(outcome);
+            }
+        }
+        Ok(KeepOutcome::Failed)
     }
 
     /// Waits until the disk on its way is kept or is not. A signal calls it off; after a second one, not even the helper is
@@ -205,12 +233,12 @@ impl Run<'_> {
                 }
             }
         }
-        let is_kept = self.kept.take().unwrap_or(true);
-        match (is_told, is_kept) {
-            (true, is_kept) => KeepOutcome::CalledOff { is_kept },
-            (false, true) => KeepOutcome::Kept,
-            (false, false) => KeepOutcome::Failed,
+        let kept = self.kept.take().unwrap_or(KeepOutcome::Kept);
+        if is_told {
+            let is_kept = kept == KeepOutcome::Kept;
+            return KeepOutcome::CalledOff { is_kept };
         }
+        kept
     }
 
     /// How full the overlay of a disk is, if its helper says so by `until`.
