@@ -87,6 +87,31 @@ fn a_console_that_cannot_be_written_says_why() {
     assert!(said.contains("No space left on device"), "{said}");
 }
 
+#[test]
+fn a_console_that_cannot_be_written_is_told_of_once_and_costs_no_disk() {
+    require!(kvm);
+    let _turn = turn();
+    let place = Place::with_noise(DISK, 45);
+    let kernel = scripted_kernel(&place);
+    let out = place.dir().join("out.raw");
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+
+    let ended = Command::new(beside_this_test("mayfly"))
+        .args(["run", "--accel=kvm", "--memory=32M", &word("kernel", &kernel)])
+        .args([word("disk", &place.base()), word("overlay-dir", &place.overlay_dir())])
+        .arg(format!("--on-exit=save={}", out.display()))
+        .stdin(Stdio::null())
+        .stdout(full)
+        .output()
+        .unwrap();
+
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(128 + 13), "{said}");
+    assert_eq!(said.matches("cannot write what the guest prints").count(), 1, "{said}");
+    assert!(said.contains("out.raw (16"), "{said}");
+    assert!(fs::read(out).unwrap() == place.content(), "it is another disk");
+}
+
 /// A program that prints, as a kernel.
 fn scripted_kernel(place: &Place) -> PathBuf {
     let kernel = place.dir().join("payload");

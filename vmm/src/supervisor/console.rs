@@ -285,23 +285,25 @@ impl Console {
         }
     }
 
-    /// Passes on what the guest printed.
+    /// Passes on what the guest printed; nothing more of it, once that has failed.
     ///
     /// # Errors
     /// [`Gone`].
     pub(crate) fn write_output(&mut self) -> Result<(), Gone> {
         let most = self.output.at_a_time();
-        let hung_up = |errno| errno == Errno::EIO && self.keys.is_some();
-        let outcome = self.to_output.write_to(&self.output, most);
-        outcome.map_err(|errno| {
-            if hung_up(errno) {
-                return Gone::Terminal;
-            }
-            if errno != Errno::EPIPE {
-                error!("cannot write what the guest prints to standard output: {errno}");
-            }
-            Gone::Output
-        })
+        let Err(errno) = self.to_output.write_to(&self.output, most) else {
+            return Ok(());
+        };
+        // It would fail again, and be said again, until the VMM is gone.
+        self.to_output.clear();
+        self.printed = None;
+        if errno == Errno::EIO && self.keys.is_some() {
+            return Err(Gone::Terminal);
+        }
+        if errno != Errno::EPIPE {
+            error!("cannot write what the guest prints to standard output: {errno}");
+        }
+        Err(Gone::Output)
     }
 
     /// Shows something of ours on the terminal, on a line of its own.
