@@ -218,6 +218,36 @@ fn nothing_is_committed_where_nothing_was_written_and_nothing_asked_without_a_te
 }
 
 #[test]
+fn a_disk_that_was_only_resized_was_changed() {
+    require!(kvm);
+    let _turn = turn();
+    let place = Place::with_noise(DISK, 78);
+    let golden = place.dir().join("golden.raw");
+    let ctl = Ctl::at(place.dir().join("ctl"));
+    for (on_exit, length) in [("ask", DISK), ("commit", 2 * DISK)] {
+        fs::copy(place.base(), &golden).unwrap();
+        let disk = format!("--disk={},control={}", golden.display(), ctl.socket().display());
+        let run = bare::run(&place, "kvm", 0, &program().wait_for_key().power_off())
+            .and([disk, format!("--on-exit={on_exit}")]);
+        let mut run = run.on_terminal();
+        run.wait_for("hello", END);
+        let _ = ctl.done(["resize", "32M"]);
+
+        run.type_in("x");
+        if on_exit == "ask" {
+            run.wait_for("resized to 32 MiB: burn, commit", END);
+            run.type_in("burn\n");
+        }
+
+        let ended = run.wait_within(END);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let content = fs::read(&golden).unwrap();
+        assert_eq!(content.len(), length, "{on_exit}");
+        assert!(content[..DISK] == *place.content(), "{on_exit}: it is another disk");
+    }
+}
+
+#[test]
 fn the_console_does_not_take_from_the_end_what_it_needs() {
     require!(kvm);
     let _turn = turn();

@@ -12,8 +12,9 @@ use crate::supervisor::fate::{Fate, OnExit};
 use log::{error, info};
 use nix::sys::signal::Signal;
 use policy::logging::chain;
-use protocol::control::OverlayStatus;
+use protocol::control::{OverlayStatus, Status};
 use protocol::size::show;
+use protocol::units::Capacity;
 use std::time::{Duration, Instant};
 
 /// How long a VMM that was killed may take to be gone.
@@ -85,7 +86,7 @@ impl Run<'_> {
         let until = Instant::now() + LAST_QUESTION;
         let (untouched, written): (Vec<_>, Vec<_>) = disks
             .iter()
-            .partition(|disk| self.overlay(**disk, until).is_some_and(is_untouched));
+            .partition(|disk| self.status(**disk, until).is_some_and(|status| is_untouched(&status)));
         let names = |disks: &[usize]| {
             let names: Vec<_> = disks.iter().map(|disk| self.name(*disk)).collect();
             names.join(", ")
@@ -130,7 +131,8 @@ impl Run<'_> {
             .map_or(Fate::Burn, |disk| decision::fate_of(self.plan, disk, fate));
         // A guest that never came up has nothing to keep, whatever is wanted.
         let until = Instant::now() + PATIENCE;
-        if (fate == Fate::Commit || end.is_err()) && self.overlay(disk, until).is_some_and(is_untouched) {
+        let is_pointless = fate == Fate::Commit || end.is_err();
+        if is_pointless && self.status(disk, until).is_some_and(|status| is_untouched(&status)) {
             info!(
                 "disk {}: nothing was written, so there is nothing to keep",
                 self.name(disk)
@@ -153,11 +155,11 @@ impl Run<'_> {
 
     /// The operator decides on a disk, until it is kept as wanted.
     fn ask_at_the_end(&mut self, disk: usize, end: Result<&End, &RunError>) -> KeepOutcome {
-        let overlay = self.overlay(disk, Instant::now() + PATIENCE);
-        if overlay.is_some_and(is_untouched) {
+        let status = self.status(disk, Instant::now() + PATIENCE);
+        if status.as_ref().is_some_and(is_untouched) {
             return KeepOutcome::Kept;
         }
-        let written = overlay.map_or_else(String::new, |overlay| format!(", {} written", show(overlay.used_bytes)));
+        let written = status.as_ref().map_or_else(String::new, changed);
         info!("{}", in_words(end));
         loop {
             let text = format!(
@@ -202,6 +204,21 @@ fn in_words(end: Result<&End, &RunError>) -> String {
     end.map_or_else(|error| chain(error), ToString::to_string)
 }
 
-fn is_untouched(overlay: OverlayStatus) -> bool {
-    overlay.dirty_clusters == 0 && overlay.zero_clusters == 0
+/// Whether the disk is as its base.
+fn is_untouched(status: &Status) -> bool {
+    let is_written = |overlay: OverlayStatus| overlay.dirty_clusters != 0 || overlay.zero_clusters != 0;
+    !is_resized(status) && status.overlay.is_some_and(|overlay| !is_written(overlay))
+}
+
+fn is_resized(status: &Status) -> bool {
+    Capacity::of_image(status.base.bytes).is_none_or(|capacity| capacity.bytes() != status.disk_bytes)
+}
+
+/// In what it is not.
+fn changed(status: &Status) -> String {
+    let written = status
+        .overlay
+        .map(|overlay| format!(", {} written", show(overlay.used_bytes)));
+    let resized = is_resized(status).then(|| format!(", resized to {}", show(status.disk_bytes)));
+    written.into_iter().chain(resized).collect()
 }

@@ -9,7 +9,7 @@ use crate::supervisor::keeper::{KeepError, Keeping};
 use crate::supervisor::plan::PlannedDisk;
 use log::{error, info, warn};
 use policy::logging::chain;
-use protocol::control::{Event, Heard, OverlayStatus, SaveStatus};
+use protocol::control::{Event, Heard, SaveStatus, Status};
 use std::time::{Duration, Instant};
 
 /// How long is waited at a time for something that has no limit of its own.
@@ -241,10 +241,10 @@ impl Run<'_> {
         kept
     }
 
-    /// How full the overlay of a disk is, if its helper says so by `until`.
-    pub(super) fn overlay(&mut self, disk: usize, until: Instant) -> Option<OverlayStatus> {
+    /// How a disk is, if its helper says so by `until`.
+    pub(super) fn status(&mut self, disk: usize, until: Instant) -> Option<Status> {
         let helper = self.crew.helpers.get_mut(disk)?.as_mut()?;
         let question = helper.control.ask_status().ok()?;
-        helper.control.status(question, until).ok()?.overlay
+        helper.control.status(question, until).ok()
     }
 }
