@@ -97,9 +97,8 @@ impl Service {
     /// [`DecisionRefusal`].
     pub(crate) fn resize(&self, bytes: u64) -> Result<Answer, DecisionRefusal> {
         let (overlay, saver) = self.burning().ok_or(DecisionRefusal::ReadOnly)?;
-        let capacity = SectorCount::from_bytes(bytes)
-            .and_then(|_| Capacity::of_image(bytes))
-            .ok_or(DecisionRefusal::Sectors(bytes))?;
+        SectorCount::from_bytes(bytes).ok_or(DecisionRefusal::Sectors(bytes))?;
+        let capacity = Capacity::of_image(bytes).ok_or_else(|| DecisionRefusal::Grow(overlay.too_large()))?;
         if saver.is_running() {
             return Err(DecisionRefusal::Saving);
         }

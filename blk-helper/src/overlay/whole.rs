@@ -57,16 +57,21 @@ impl Overlay {
     /// # Errors
     /// [`GrowError`].
     pub(crate) fn grow(&self, capacity: Capacity) -> Result<(), GrowError> {
-        let (now, most) = (self.capacity().bytes(), self.most_bytes);
+        let now = self.capacity().bytes();
         if capacity.bytes() < now {
             return Err(GrowError::Shrinks { now });
         }
-        if capacity.bytes() > most {
-            return Err(GrowError::TooLarge { most });
+        if capacity.bytes() > self.most_bytes {
+            return Err(self.too_large());
         }
         self.slots().grow(capacity.bytes().div_ceil(CLUSTER_BYTES));
         self.bytes.store(capacity.bytes(), Ordering::Release);
         Ok(())
+    }
+
+    /// Why it does not grow to more than it can have; there are sizes that are no disk's ([`Capacity::of_image`]).
+    pub(crate) fn too_large(&self) -> GrowError {
+        GrowError::TooLarge { most: self.most_bytes }
     }
 
     /// Both files.
